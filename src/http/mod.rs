@@ -1,0 +1,40 @@
+//! What clients see: sockets, routes, replies.
+
+use std::{io, sync::Arc, time::Instant};
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::metrics::Metrics;
+use crate::nix::{PublicKey, StoreDir};
+
+/// What the server needs to know of itself; put together by the daemon.
+pub struct Site {
+    /// The cache that answers.
+    pub cache: Cache,
+    /// Every figure.
+    pub metrics: Metrics,
+    /// The cache's name (`snowberry`).
+    pub name: String,
+    /// The public half of this cache's own key, when there is one.
+    pub public_key: Option<PublicKey>,
+    /// Nix's store directory.
+    pub store_dir: StoreDir,
+    /// Host names besides addresses, `localhost` and `*.local` under which the page may be asked.
+    pub names: Vec<String>,
+    /// Address prefixes that may ask besides the LAN's own (`203.0.113.0/24`, `2001:db8::/32`).
+    pub allow: Vec<String>,
+    /// When the daemon started.
+    pub started: Instant,
+}
+
+/// Serves until `stop` is cancelled, then drains: no new connections, running answers get at most
+/// the drain deadline. Returns when all have ended.
+pub async fn serve(
+    _listeners: Vec<TcpListener>,
+    _site: Arc<Site>,
+    _stop: CancellationToken,
+) -> io::Result<()> {
+    todo!()
+}

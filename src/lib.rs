@@ -1,0 +1,29 @@
+//! The map of the house. Four floors; a floor calls only the floors below it (`tests/tidy.rs`
+//! keeps this). Read the modules in this order, then follow one request down and up.
+//!
+//! ```text
+//!               main → cli → daemon           owns every task, opens every door
+//!                              │
+//!                            http             what clients see
+//!                        cache    push        the decisions: reads │ writes
+//!                      store      upstream    the disk │ other caches: they never meet
+//!                            nix              the nouns: no I/O, no clock, no tokio
+//!         (beside the house: units, config, metrics, page, systemd)
+//! ```
+
+pub mod nix;
+
+pub mod store;
+pub mod upstream;
+
+pub mod cache;
+
+pub mod http;
+
+pub mod units;
+pub mod metrics;
+pub mod config;
+pub mod systemd;
+
+pub mod daemon;
+pub mod cli;

@@ -1,0 +1,3 @@
+//! argv → cli → exit code.
+
+fn main() {}

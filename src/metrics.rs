@@ -1,0 +1,203 @@
+//! Every figure, declared once with its meaning; page, status and `/metrics` read them here.
+
+use std::sync::Arc;
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(missing_docs, reason = "the label says it")]
+pub enum Kind {
+    Narinfo,
+    Nar,
+    Listing,
+    Document,
+    Other,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[allow(missing_docs, reason = "the label says it")]
+pub enum Ended {
+    /// From our own disk.
+    Hit,
+    /// From an upstream.
+    Miss,
+    /// Nowhere to be had: 404.
+    Absent,
+    /// Refused for the asker's sake: 4xx other than 404.
+    Refused,
+}
+
+/// The labels of `requests_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// What was asked for.
+    pub kind: Kind,
+    /// How it ended.
+    pub outcome: Ended,
+}
+
+/// The label of `request_seconds`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KindLabel {
+    /// What was asked for.
+    pub kind: Kind,
+}
+
+/// The label of the figures that each upstream has.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct UpstreamLabel {
+    /// Its URL without user data.
+    pub upstream: String,
+}
+
+/// Seconds: from a narinfo hit (under a millisecond) to the longest fill that people wait for.
+const SECONDS_BUCKETS: [f64; 12] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 10.0, 60.0];
+
+type SecondsFamily<L> = Family<L, Histogram, fn() -> Histogram>;
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS_BUCKETS)
+}
+
+/// Handles on all figures. A cheap clone.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Questions of clients, by kind and outcome.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Seconds from a question to the last byte of its head, by kind.
+    pub request_seconds: SecondsFamily<KindLabel>,
+    /// Bytes of bodies sent to clients.
+    pub served_bytes: Counter,
+    /// Bytes of bodies that came from upstreams.
+    pub fetched_bytes: Counter,
+    /// Transfers of NARs from upstreams that were begun.
+    pub fills: Counter,
+    /// Fills that were cut or came to nothing.
+    pub fills_failed: Counter,
+    /// Bytes that stored rows take.
+    pub store_bytes: Gauge,
+    /// Bytes that stored rows may take.
+    pub store_budget_bytes: Gauge,
+    /// Bytes written to the store's files.
+    pub disk_written_bytes: Counter,
+    /// NARs evicted to make room.
+    pub evicted: Counter,
+    /// Rows and NARs found damaged, and withdrawn.
+    pub corrupt: Counter,
+    /// 1 while an upstream answers, 0 while it does not.
+    pub upstream_up: Family<UpstreamLabel, Gauge>,
+    /// Seconds from a question to an upstream to the head of its answer.
+    pub upstream_request_seconds: SecondsFamily<UpstreamLabel>,
+    registry: Arc<Registry>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All figures at zero.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            requests: Family::default(),
+            request_seconds: Family::new_with_constructor(seconds),
+            served_bytes: Counter::default(),
+            fetched_bytes: Counter::default(),
+            fills: Counter::default(),
+            fills_failed: Counter::default(),
+            store_bytes: Gauge::default(),
+            store_budget_bytes: Gauge::default(),
+            disk_written_bytes: Counter::default(),
+            evicted: Counter::default(),
+            corrupt: Counter::default(),
+            upstream_up: Family::default(),
+            upstream_request_seconds: Family::new_with_constructor(seconds),
+            registry: Arc::default(),
+        };
+        let mut registry = Registry::with_prefix("snowberry");
+        metrics.register(&mut registry);
+        metrics.registry = Arc::new(registry);
+        metrics
+    }
+
+    /// The text that Prometheus reads (OpenMetrics 1.0).
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a String cannot fail");
+        text
+    }
+
+    fn register(&self, to: &mut Registry) {
+        let bytes = Unit::Bytes;
+        let seconds = Unit::Seconds;
+        to.register("requests", "Questions of clients", self.requests.clone());
+        let help = "Time from a question to the head of its answer";
+        to.register_with_unit("request", help, seconds.clone(), self.request_seconds.clone());
+        let help = "Bodies sent to clients";
+        to.register_with_unit("served", help, bytes.clone(), self.served_bytes.clone());
+        let help = "Bodies that came from upstreams";
+        to.register_with_unit("fetched", help, bytes.clone(), self.fetched_bytes.clone());
+        to.register(
+            "fills",
+            "Transfers of NARs from upstreams that were begun",
+            self.fills.clone(),
+        );
+        let help = "Fills that were cut or came to nothing";
+        to.register("fills_failed", help, self.fills_failed.clone());
+        let help = "What stored rows take";
+        to.register_with_unit("store", help, bytes.clone(), self.store_bytes.clone());
+        let help = "What stored rows may take";
+        to.register_with_unit("store_budget", help, bytes.clone(), self.store_budget_bytes.clone());
+        let help = "What was written to the store's files";
+        to.register_with_unit("disk_written", help, bytes, self.disk_written_bytes.clone());
+        to.register("evicted", "NARs evicted to make room", self.evicted.clone());
+        to.register("corrupt", "Rows and NARs found damaged, and withdrawn", self.corrupt.clone());
+        let help = "1 while the upstream answers, 0 while it does not";
+        to.register("upstream_up", help, self.upstream_up.clone());
+        let help = "Time from a question to an upstream to the head of its answer";
+        let family = self.upstream_request_seconds.clone();
+        to.register_with_unit("upstream_request", help, seconds, family);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_has_the_names_that_dashboards_rely_on() {
+        let metrics = Metrics::new();
+        metrics
+            .requests
+            .get_or_create(&RequestLabels { kind: Kind::Narinfo, outcome: Ended::Hit })
+            .inc();
+        metrics.request_seconds.get_or_create(&KindLabel { kind: Kind::Nar }).observe(0.2);
+        let upstream = UpstreamLabel { upstream: "https://cache.example".into() };
+        metrics.upstream_up.get_or_create(&upstream).set(1);
+        let text = metrics.text();
+        for line in [
+            "snowberry_requests_total{kind=\"Narinfo\",outcome=\"Hit\"} 1",
+            "snowberry_served_bytes_total 0",
+            "snowberry_fetched_bytes_total 0",
+            "snowberry_request_seconds_count{kind=\"Nar\"} 1",
+            "snowberry_store_bytes 0",
+            "snowberry_store_budget_bytes 0",
+            "snowberry_disk_written_bytes_total 0",
+            "snowberry_upstream_up{upstream=\"https://cache.example\"} 1",
+            "snowberry_evicted_total 0",
+            "snowberry_corrupt_total 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}
