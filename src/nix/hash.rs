@@ -17,7 +17,7 @@ pub enum HashError {
     /// The digits are no nix32 of 32 bytes.
     #[error("hash digits")]
     Base32(#[from] Base32Error),
-    /// The digits are neither nix32, base 16 nor base 64 of 32 bytes.
+    /// The digits are neither nix32, base 16 nor base 64 of the wanted length.
     #[error("hash {0:?} is neither nix32, base 16 nor base 64 of its algorithm's length")]
     Digits(String),
 }
@@ -133,6 +133,19 @@ mod tests {
             assert_eq!(nar_hash.to_string(), format!("sha256:{NIX32}"), "{text}");
             assert_eq!(format!("{nar_hash:?}"), format!("NarHash({NIX32})"));
         }
+    }
+
+    #[test]
+    fn hashes_are_those_of_the_files_that_they_name() {
+        use sha2::{Digest, Sha256};
+        let nar =
+            include_bytes!("../../tests/data/9d82wl65gr2phigksgzzimbdf176rx4c-wire-a-1.0.nar");
+        assert_eq!(NarHash::from_bytes(Sha256::digest(nar).into()).to_nix32(), NIX32);
+        let file = include_bytes!(
+            "../../tests/data/0s266z35rvqgdz0nisk38kb5xbivg3s0z6fs9p93x8rbgfaj8qkp.nar.zst"
+        );
+        let file_hash = FileHash::from_bytes(Sha256::digest(file).into());
+        assert_eq!(file_hash.to_nix32(), "0s266z35rvqgdz0nisk38kb5xbivg3s0z6fs9p93x8rbgfaj8qkp");
     }
 
     #[test]

@@ -260,6 +260,34 @@ mod tests {
     }
 
     #[test]
+    fn a_key_verifies_only_its_own_name_and_text() {
+        let signature = SecretKey::parse(SECRET).unwrap().sign("text");
+        let verifies = |key: &str, text| PublicKey::parse(key).unwrap().verifies(text, &signature);
+        assert!(verifies(PUBLIC, "text"));
+        assert!(!verifies(PUBLIC, "texts"));
+        assert!(!verifies(&PUBLIC.replace("test-1", "test-2"), "text"));
+    }
+
+    #[test]
+    fn a_flood_of_false_signatures_costs_a_bounded_number_of_verifications() {
+        let store_dir = StoreDir::default();
+        let mut narinfo = NarInfo::parse(NARINFOS[0].as_bytes(), &store_dir).unwrap();
+        let keys = TrustedKeys::new(vec![PublicKey::parse(PUBLIC).unwrap()]);
+        let flood = |count: usize| {
+            let bytes = |n: usize| Signature {
+                key_name: "snowberry-test-1".into(),
+                bytes: [u8::try_from(n).unwrap(); 64],
+            };
+            (0..count).map(bytes).collect::<Vec<_>>()
+        };
+        let good = narinfo.signatures.clone();
+        narinfo.signatures = [flood(VERIFICATIONS_MAX - 1), good.clone()].concat();
+        assert!(keys.trust(&narinfo, &store_dir));
+        narinfo.signatures = [flood(VERIFICATIONS_MAX), good].concat();
+        assert!(!keys.trust(&narinfo, &store_dir));
+    }
+
+    #[test]
     fn another_store_directory_is_another_fingerprint() {
         let narinfo = NarInfo::parse(NARINFOS[0].as_bytes(), &StoreDir::default()).unwrap();
         let keys = TrustedKeys::new(vec![PublicKey::parse(PUBLIC).unwrap()]);

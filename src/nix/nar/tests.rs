@@ -18,6 +18,16 @@ fn a_nar_of_nix_gives_the_listing_of_nix_whatever_the_pieces() {
 }
 
 #[test]
+fn a_compressed_nar_of_nix_gives_the_listing_of_nix() {
+    let file = include_bytes!(
+        "../../../tests/data/10ywiq27ra95576kjk30jwwqkwjpp14hkri715l5frfnbifgvcdg.nar.zst"
+    );
+    let listing = include_str!("../../../tests/data/fc4g6p4zw2gmhhhghjmd7vp4a1pnbwg4.ls");
+    let nar = zstd::decode_all(&file[..]).unwrap();
+    assert_eq!(list_in_pieces(&nar, 50), Ok(Some(listing.to_owned())));
+}
+
+#[test]
 fn a_listing_beyond_its_bound_is_given_up_and_the_nar_still_parsed() {
     let list = |nar: &[u8], len_max| {
         let mut lister = Lister::new(len_max);

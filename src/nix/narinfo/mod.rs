@@ -144,7 +144,10 @@ impl NarInfo {
         if let Some(deriver) = &self.deriver {
             line("Deriver", deriver);
         }
-        for signature in &self.signatures {
+        // Nix orders them as texts, where base 64 sorts otherwise than the bytes do.
+        let mut signatures: Vec<_> = self.signatures.iter().map(Signature::to_string).collect();
+        signatures.sort_unstable();
+        for signature in &signatures {
             line("Sig", signature);
         }
         if let Some(ca) = &self.ca {

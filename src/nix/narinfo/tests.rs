@@ -106,6 +106,11 @@ fn malformed_signatures_are_dropped_and_the_others_kept() {
     let signatures = parse(&two).unwrap().signatures;
     let names: Vec<_> = signatures.iter().map(Signature::key_name).collect();
     assert_eq!(names, ["another-test-1", "snowberry-test-1"]);
+    // As texts: a dash sorts before the colon.
+    let two = format!("{SAMPLE}Sig: {}\n", sig.replace("-1:", ":"));
+    let printed = parse(&two).unwrap().print(&StoreDir::default());
+    let names: Vec<_> = printed.lines().filter_map(|l| l.strip_prefix("Sig: ")).collect();
+    assert_eq!(names, [sig, &sig.replace("-1:", ":")]);
 }
 
 #[test]
