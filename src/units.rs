@@ -48,7 +48,7 @@ const SPAN_UNITS_MS: [(&str, u64); 7] = [
     ("days", 24 * 3600 * 1000),
 ];
 
-/// A decimal number (digits, at most one point) and its unit, as `number × factor` rounded down.
+/// A decimal number (digits, at most one point) and its unit, as `number * factor` rounded down.
 fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
