@@ -541,3 +541,11 @@ fn no_crate_is_locked_that_the_house_refuses() {
         assert!(deny.contains(&format!("\"{name}\"")), "{name} is not banned in deny.toml");
     }
 }
+
+/// `cross` looks for `Cross.toml` alone and falls back to an image of its own in silence.
+#[test]
+fn the_file_of_cross_is_named_to_it_where_people_read() {
+    let readme = fs::read_to_string(top().join("README.md")).unwrap();
+    assert!(top().join("cross.toml").exists());
+    assert!(readme.contains("CROSS_CONFIG=cross.toml cross build"), "README.md does not say so");
+}

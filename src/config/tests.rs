@@ -167,6 +167,8 @@ fn a_set_without_value_or_into_a_list_says_what_is_wanted() {
         let problems = problems("", &[set]);
         assert!(problems.iter().any(|problem| problem.contains(told)), "{problems:?}");
     }
+    let bare = problems("", &["store.budget=1"]);
+    assert!(bare[0].ends_with("expected a size such as \"200 GiB\", \"500 MB\" or \"4096\""));
     let list = problems("", &["upstream.url=\"file:///x\""]);
     assert!(list[0].ends_with("upstream is a list of tables: [[upstream]]"), "{list:?}");
 }
