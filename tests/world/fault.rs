@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     Stalled(usize),
     /// Sends so many bytes of the body and then one byte every 100 ms.
     Dripping(usize),
+    /// Sends so many bytes of the body and the rest once it is released.
+    Held(usize),
 }
 
 /// A narinfo that is no narinfo.

@@ -32,6 +32,7 @@ pub(crate) struct Scripted {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
     open: watch::Sender<bool>,
+    released: watch::Sender<bool>,
     _tasks: JoinSet<()>,
 }
 
@@ -43,6 +44,7 @@ struct State {
     ranges: Vec<String>,
     honours_ranges: bool,
     extra: BTreeMap<String, Vec<u8>>,
+    released: watch::Receiver<bool>,
 }
 
 impl Scripted {
@@ -53,7 +55,9 @@ impl Scripted {
         let mut extra = BTreeMap::new();
         let cache_info = b"StoreDir: /nix/store\nWantMassQuery: 1\nPriority: 50\n".to_vec();
         extra.insert("/nix-cache-info".to_owned(), cache_info);
+        let (released, release) = watch::channel(false);
         let state = Arc::new(Mutex::new(State {
+            released: release,
             folder: folder.as_ref().to_path_buf(),
             faults: Vec::new(),
             asked: BTreeMap::new(),
@@ -64,7 +68,7 @@ impl Scripted {
         let (open, gate) = watch::channel(true);
         let mut tasks = JoinSet::new();
         tasks.spawn(listen(listener, gate, Arc::clone(&state)));
-        Self { address, state, open, _tasks: tasks }
+        Self { address, state, open, released, _tasks: tasks }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -89,6 +93,11 @@ impl Scripted {
     /// Refuses connections and cuts those that there are, until it is healed.
     pub(crate) fn refuse(&self) {
         self.open.send_replace(false);
+    }
+
+    /// Sends what is held back, now and from now on.
+    pub(crate) fn release(&self) {
+        self.released.send_replace(true);
     }
 
     /// Says `Accept-Ranges` and honours Range, as it does at first, or neither.
@@ -151,14 +160,15 @@ async fn answer(
 ) -> Result<Response<Body>, std::io::Error> {
     let path = request.uri().path().to_owned();
     let range = request.headers().get("range").map(|range| range.to_str().unwrap().to_owned());
-    let (fault, file, extra, honours_ranges) = {
+    let (fault, file, extra, honours_ranges, released) = {
         let mut state = state.lock().unwrap();
         *state.asked.entry(path.clone()).or_default() += 1;
         state.ranges.extend(range.clone());
         let fault =
             state.faults.iter().find(|(part, _)| path.contains(part)).map(|(_, fault)| *fault);
         let file = state.folder.join(path.trim_start_matches('/'));
-        (fault, file, state.extra.get(&path).cloned(), state.honours_ranges)
+        let extra = state.extra.get(&path).cloned();
+        (fault, file, extra, state.honours_ranges, state.released.clone())
     };
     if let Some(answer) = without_body(&path, fault).await? {
         return Ok(answer);
@@ -181,7 +191,7 @@ async fn answer(
     }
     response = response.header("content-length", all - start);
     let body = if request.method() == Method::HEAD { Vec::new() } else { body };
-    Ok(response.body(paced(body, start, fault)).unwrap())
+    Ok(response.body(paced(body, start, fault, released)).unwrap())
 }
 
 /// The faults that need no body of ours.
@@ -205,7 +215,11 @@ async fn without_body(
             Some(response.body(full(Vec::new())).unwrap())
         }
         Fault::Html => Some(short(200, "<!DOCTYPE html><html><body>Please log in</body></html>\n")),
-        Fault::Altered(_) | Fault::Cut(_) | Fault::Stalled(_) | Fault::Dripping(_) => None,
+        Fault::Altered(_)
+        | Fault::Cut(_)
+        | Fault::Stalled(_)
+        | Fault::Dripping(_)
+        | Fault::Held(_) => None,
     })
 }
 
@@ -218,16 +232,25 @@ fn full(body: Vec<u8>) -> Body {
 }
 
 /// The body from `start` on, in pieces; a fault that ends or slows it counts from `start`.
-fn paced(body: Vec<u8>, start: usize, fault: Option<Fault>) -> Body {
+fn paced(
+    body: Vec<u8>,
+    start: usize,
+    fault: Option<Fault>,
+    released: watch::Receiver<bool>,
+) -> Body {
     let body = Bytes::from(body);
     let (until, fault) = match fault {
-        Some(fault @ (Fault::Cut(len) | Fault::Stalled(len) | Fault::Dripping(len))) => {
-            (body.len().min(start + len), Some(fault))
-        }
+        Some(
+            fault @ (Fault::Cut(len)
+            | Fault::Stalled(len)
+            | Fault::Dripping(len)
+            | Fault::Held(len)),
+        ) => (body.len().min(start + len), Some(fault)),
         _ => (body.len(), None),
     };
     let pieces = stream::unfold(start.min(body.len()), move |at| {
         let body = body.clone();
+        let mut released = released.clone();
         async move {
             if at == body.len() {
                 return None;
@@ -244,6 +267,12 @@ fn paced(body: Vec<u8>, start: usize, fault: Option<Fault>) -> Body {
                         ticks.tick().await;
                         ticks.tick().await;
                         at + 1
+                    }
+                    Some(Fault::Held(_)) => {
+                        if released.wait_for(|released| *released).await.is_err() {
+                            std::future::pending::<()>().await;
+                        }
+                        body.len().min(at + PIECE_LEN)
                     }
                     _ => std::future::pending().await,
                 }
