@@ -69,38 +69,47 @@ impl Client {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Answer {
+        let request = self.request(method, path, headers, body);
+        let answer = timeout(ANSWER_LIMIT, self.carry(request)).await;
+        let answer = answer.unwrap_or_else(|_| panic!("no end of the answer to {path}"));
+        answer.unwrap_or_else(|error| panic!("no answer to {path}: {error}"))
+    }
+
+    /// The same of a server that may die meanwhile.
+    pub(crate) async fn try_get(&self, path: &str) -> Option<Answer> {
+        let request = self.request(Method::GET, path, &[], Bytes::new());
+        timeout(ANSWER_LIMIT, self.carry(request)).await.unwrap().ok()
+    }
+
+    async fn carry(&self, request: Request<Full<Bytes>>) -> Result<Answer, String> {
         let started = Instant::now();
         let mut connection = JoinSet::new();
-        let request = self.request(method, path, headers, body);
-        let answer = timeout(ANSWER_LIMIT, async {
-            let response = self.send(request, &mut connection).await;
-            let head_after = started.elapsed();
-            let (head, mut incoming) = response.into_parts();
-            let (mut body, mut whole) = (Vec::new(), true);
-            while let Some(frame) = incoming.frame().await {
-                let Ok(frame) = frame else {
-                    whole = false;
-                    break;
-                };
-                body.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
-            }
-            Answer {
-                status: head.status.as_u16(),
-                headers: head.headers,
-                body: body.into(),
-                whole,
-                head_after,
-                all_after: started.elapsed(),
-            }
-        });
-        answer.await.unwrap_or_else(|_| panic!("no end of the answer to {path}"))
+        let response = self.send(request, &mut connection).await?;
+        let head_after = started.elapsed();
+        let (head, mut incoming) = response.into_parts();
+        let (mut body, mut whole) = (Vec::new(), true);
+        while let Some(frame) = incoming.frame().await {
+            let Ok(frame) = frame else {
+                whole = false;
+                break;
+            };
+            body.extend_from_slice(frame.data_ref().unwrap_or(&Bytes::new()));
+        }
+        Ok(Answer {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body: body.into(),
+            whole,
+            head_after,
+            all_after: started.elapsed(),
+        })
     }
 
     /// Asks and hands out the body unread, for a reader with a speed of its own. The connection
     /// lives as long as the set of tasks.
     pub(crate) async fn open(&self, path: &str, tasks: &mut JoinSet<()>) -> Response<Incoming> {
         let request = self.request(Method::GET, path, &[], Bytes::new());
-        timeout(ANSWER_LIMIT, self.send(request, tasks)).await.unwrap()
+        timeout(ANSWER_LIMIT, self.send(request, tasks)).await.unwrap().unwrap()
     }
 
     fn request(
@@ -124,11 +133,11 @@ impl Client {
         &self,
         request: Request<Full<Bytes>>,
         tasks: &mut JoinSet<()>,
-    ) -> Response<Incoming> {
-        let stream = TcpStream::connect(self.0).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    ) -> Result<Response<Incoming>, String> {
+        let stream = TcpStream::connect(self.0).await.map_err(|error| error.to_string())?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
         tasks.spawn(async move { drop(connection.await) });
-        sender.send_request(request).await.unwrap()
+        sender.send_request(request).await.map_err(|error| error.to_string())
     }
 }
