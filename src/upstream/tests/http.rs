@@ -1,6 +1,12 @@
 //! http caches: absence and trouble, redirects, secrets, encodings, bounds, resuming.
 
 use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use super::server::{Answer, Server, answer, cut, ok, status};
 use super::{Error, HealthState, KEY, Resume, config, key, upstream, whole};
@@ -229,4 +235,56 @@ async fn a_refused_url_is_named_without_its_secrets() {
     let error = upstream.nar("https://me:secret@h.example/x?token=secret", None).await;
     let text = error.err().unwrap().chain();
     assert!(text.contains("h.example") && !text.contains("secret"), "{text}");
+}
+
+/// Answers `count` questions on each connection and then closes it, unannounced, when the next
+/// one has come. Tells how many connections were made.
+async fn closing(count: usize) -> (String, Arc<AtomicUsize>, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&connections);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            counter.fetch_add(1, Ordering::Relaxed);
+            let mut stream = BufReader::new(stream);
+            for number in 0.. {
+                let mut line = String::from("x");
+                while line.trim() != "" {
+                    line.clear();
+                    stream.read_line(&mut line).await.unwrap();
+                }
+                if number == count {
+                    break;
+                }
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ntext")
+                    .await
+                    .unwrap();
+            }
+        }
+    });
+    (url, connections, tasks)
+}
+
+#[tokio::test]
+async fn a_connection_is_used_again_and_its_end_is_nobodys_trouble() {
+    let (url, connections, _tasks) = closing(3).await;
+    let upstream = upstream(&url, "");
+    for _ in 0..6 {
+        assert_eq!(upstream.narinfo(key()).await.unwrap().unwrap(), "text");
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
+    assert_eq!(upstream.health().last_error, None);
+}
+
+#[tokio::test]
+async fn a_server_that_always_closes_is_trouble() {
+    let (url, connections, _tasks) = closing(0).await;
+    let upstream = upstream(&url, "");
+    let error = upstream.narinfo(key()).await.unwrap_err();
+    assert!(matches!(error, Error::Transport { .. }), "{error}");
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
 }

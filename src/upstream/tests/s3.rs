@@ -1,7 +1,17 @@
 //! Buckets: keys, signatures on the wire, what an error's code means.
 
+use std::sync::Arc;
+
+use hyper::HeaderMap;
+
 use super::server::{Server, ok, s3_error, status};
 use super::{Error, HealthState, KEY, key, upstream, whole};
+use crate::upstream::client::{self, Transport};
+use crate::upstream::credentials::Provider;
+use crate::upstream::http::Http;
+use crate::upstream::s3::S3;
+use crate::upstream::s3_url::Bucket;
+use crate::upstream::{Kind, Upstream};
 
 const CREDENTIALS: &str =
     "[nixbuilder]\naws_access_key_id = AKID\naws_secret_access_key = SECRET\n";
@@ -11,7 +21,7 @@ fn bucket(server: &Server) -> String {
 }
 
 /// With keys from a file, as the environment of a test may have its own.
-async fn ask(server: &Server) -> (super::Upstream, Result<Option<bytes::Bytes>, Error>) {
+async fn ask(server: &Server) -> (Upstream, Result<Option<bytes::Bytes>, Error>) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("credentials");
     std::fs::write(&file, CREDENTIALS).unwrap();
@@ -96,5 +106,20 @@ async fn an_absolute_url_is_asked_without_signature() {
     let server = Server::start(|_| ok("nar")).await;
     let (upstream, _) = ask(&server).await;
     assert_eq!(whole(&upstream, &format!("{}/x", server.url), None).await.unwrap(), "nar");
+    assert!(server.questions().remove(1).headers.get("authorization").is_none());
+}
+
+#[tokio::test]
+async fn without_credentials_a_bucket_is_asked_anonymously() {
+    let server = Server::start(|_| ok("text")).await;
+    let parsed = Bucket::parse(&bucket(&server)).unwrap();
+    let transport = Transport::new(&parsed.base, &client::tls(None).unwrap(), false);
+    let http = Http::new(parsed.base.clone(), HeaderMap::new(), transport);
+    // Whatever this machine's own environment has.
+    let provider = Provider::new(None, None, |_| None);
+    let (mut upstream, _) = ask(&server).await;
+    let kind = Kind::S3(Box::new(S3::new(parsed, provider, http)));
+    Arc::get_mut(&mut upstream.inner).unwrap().kind = kind;
+    assert_eq!(upstream.narinfo(key()).await.unwrap().unwrap(), "text");
     assert!(server.questions().remove(1).headers.get("authorization").is_none());
 }
