@@ -1,6 +1,7 @@
 //! Bodies: small ones read whole within bounds, NARs chunk by chunk.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +50,8 @@ pub(super) async fn read_small(
     };
     // A decoder may take milliseconds for a megabyte: not on the reactor.
     let undone = tokio::task::spawn_blocking(move || wrapped.undo(&text, len_max)).await;
-    let undone = undone.map_err(|_| Error::Silent { asked: asked.clone(), waited_s: 0 })?;
+    let undone = undone
+        .unwrap_or_else(|error| Err(EncodingError::Decode(Arc::new(io::Error::other(error)))));
     undone.map_err(encoding)?.ok_or_else(too_long)
 }
 
