@@ -70,6 +70,8 @@ pub(super) enum Media {
     Json,
     /// Sentences and logs.
     Text,
+    /// The page.
+    Html,
     /// What may be anything.
     Octets,
     /// What Prometheus reads.
@@ -83,6 +85,7 @@ impl Media {
             Self::CacheInfo => "text/x-nix-cache-info",
             Self::Json => "application/json",
             Self::Text => "text/plain; charset=utf-8",
+            Self::Html => "text/html; charset=utf-8",
             Self::Octets => "application/octet-stream",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
         })
@@ -152,9 +155,7 @@ impl Reply {
                 guard(headers);
                 headers.insert(CONTENT_SECURITY_POLICY, policy);
                 headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-                let content = sized(headers, Media::Text, body);
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-                content
+                sized(headers, Media::Html, body)
             }
             Self::Held(held) => {
                 let len = held.nar.file_size();
@@ -200,7 +201,7 @@ impl Held {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(end.saturating_sub(first)));
         headers.insert(ACCEPT_RANGES, BYTES_UNIT);
         headers.insert(ETAG, self.etag);
-        Content::Held(Rows::new(self.nar, first, end))
+        Content::Held(Rows::of_nar(self.nar, first, end))
     }
 }
 

@@ -16,12 +16,13 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::body::Body;
+use super::body::{Body, Content};
 use super::front::Front;
 use super::lan::Lan;
-use super::reply::{Media, Reply};
+use super::reply::{Media, Reply, etag};
 use super::route::route;
 use super::server::{Limits, Server};
+use crate::cache::Cut;
 use crate::nix::StoreDir;
 
 /// A server on loopback and the means to stop it.
@@ -332,4 +333,39 @@ async fn a_client_that_takes_nothing_is_cut() {
     let stopped = tokio::time::timeout(Duration::from_mins(1), world.stopped()).await;
     assert!(stopped.is_ok(), "the connection lives on");
     drop(client);
+}
+
+#[tokio::test]
+async fn a_nar_that_goes_wrong_never_ends_cleanly() {
+    let world = World::start(Limits::default(), |request: Request<Incoming>, _| async move {
+        let first = Ok(Bytes::from_static(b"some bytes"));
+        let chunks = match request.uri().path() {
+            "/cut" => vec![first, Err(Cut)],
+            _ => vec![first],
+        };
+        let content = Content::Coming(Box::pin(futures_util::stream::iter(chunks)));
+        Ok(Response::new(Body::new(content, Counter::default())))
+    })
+    .await;
+    let close = "Connection: close\r\n";
+    let whole = world.all(&get("/whole", close)).await;
+    assert!(whole.contains("transfer-encoding: chunked\r\n"), "{whole}");
+    assert!(whole.ends_with("\r\n0\r\n\r\n"), "{whole}");
+    let cut = world.all(&get("/cut", close)).await;
+    assert!(!cut.ends_with("0\r\n\r\n"), "{cut}");
+    world.stopped().await;
+}
+
+#[tokio::test]
+async fn what_the_client_has_already_is_not_sent_again() {
+    let world = World::start(Limits::default(), |_: Request<Incoming>, _| async move {
+        Ok(Reply::NotModified(etag("\"abc\"")).into_response(Counter::default()))
+    })
+    .await;
+    let text = world.all(&get("/", "Connection: close\r\n")).await;
+    assert!(text.starts_with("HTTP/1.1 304 Not Modified\r\n"), "{text}");
+    assert!(text.contains("etag: \"abc\"\r\n"), "{text}");
+    assert!(!text.contains("content-length"), "{text}");
+    assert!(text.ends_with("\r\n\r\n"), "{text}");
+    world.stopped().await;
 }
