@@ -8,10 +8,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::Stream;
 use hyper::body::{Frame, SizeHint};
-use prometheus_client::metrics::counter::Counter;
 use tracing::warn;
 
 use crate::cache::{Cut, HeldNar, NarStream};
+use crate::metrics::Counter;
 
 /// Reads the stored bytes from an offset to the end of their row.
 type ReadRow = Box<dyn Fn(u64) -> RowFuture + Send>;

@@ -3,10 +3,7 @@
 
 use std::time::Duration;
 
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::histogram::Histogram;
-
-use crate::metrics::{Ended, Kind, KindLabel, Metrics, RequestLabels};
+use crate::metrics::{Counter, Ended, Histogram, Kind, KindLabel, Metrics, RequestLabels};
 
 /// The counters of all kinds.
 pub(super) struct Figures {

@@ -8,10 +8,10 @@ use hyper::header::{
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Response, StatusCode};
-use prometheus_client::metrics::counter::Counter;
 
 use super::body::{Body, Content, Rows};
 use crate::cache::{HeldNar, NarStream};
+use crate::metrics::Counter;
 
 /// What is sent.
 pub(super) enum Reply {

@@ -22,7 +22,7 @@ pub(super) enum Route<'a> {
     Listing(StorePathHash),
     /// `/nar/<canonical name>`
     Nar(NarName),
-    /// `/nar/…` by another name: an uploader's.
+    /// `/nar/...` by another name: an uploader's.
     NarFile,
     /// A small document, by its decoded path without leading slash.
     Document(Family, Cow<'a, str>),
@@ -116,7 +116,7 @@ fn read_folder<'a>(folder: &str, rest: &'a str, path: &'a str) -> Option<Route<'
 }
 
 /// One segment of a document's path: the characters of store path names and of realisation ids
-/// (`sha256:…!out.doi`), and no name that a file system reads as another folder.
+/// (`sha256:...!out.doi`), and no name that a file system reads as another folder.
 fn is_name(segment: &str) -> bool {
     let fits = |c: u8| c.is_ascii_alphanumeric() || b"+-._?=!:".contains(&c);
     !segment.is_empty() && !segment.starts_with('.') && segment.bytes().all(fits)

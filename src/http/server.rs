@@ -48,8 +48,10 @@ const HEADERS_MAX: usize = 64;
 /// memory for each reader (measured).
 const BUFFER_LEN_MAX: usize = 64 * 1024;
 
-/// First and longest wait after a failed accept: out of files or memory, which others give back.
+/// First wait after a failed accept: out of files or memory, which others give back soon.
 const ACCEPT_WAIT_MIN: Duration = Duration::from_millis(10);
+
+/// Longest wait: it doubles up to here, where one more try a second costs nothing.
 const ACCEPT_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The bounds of connections; arguments for tests.

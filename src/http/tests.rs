@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
-use prometheus_client::metrics::counter::Counter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
@@ -23,6 +22,7 @@ use super::reply::{Media, Reply, etag};
 use super::route::route;
 use super::server::{Limits, Server};
 use crate::cache::Cut;
+use crate::metrics::Counter;
 use crate::nix::StoreDir;
 
 /// A server on loopback and the means to stop it.
