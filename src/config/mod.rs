@@ -254,7 +254,8 @@ pub(crate) fn upstream_problem(error: &upstream::ConfigError) -> Problem {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(source) = cause {
-        text.push_str(&format!(": {source}"));
+        text.push_str(": ");
+        text.push_str(&source.to_string());
         cause = source.source();
     }
     Problem::of_the_whole(text)
