@@ -17,3 +17,12 @@ pub use nar_name::NarName;
 pub use narinfo::NarInfo;
 pub use signature::{PublicKey, SecretKey, Signature, TrustedKeys};
 pub use store_path::{StoreDir, StorePath, StorePathHash};
+
+/// Characters of a refused text that an error repeats: enough to recognise it, too few for a
+/// hostile upstream to flood the log.
+const EXCERPT_LEN: usize = 100;
+
+/// The beginning of a refused text, for an error message.
+fn excerpt(text: &str) -> String {
+    text.chars().take(EXCERPT_LEN).collect()
+}
