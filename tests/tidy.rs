@@ -27,7 +27,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("units", &[]),
     ("metrics", &[]),
     ("systemd", &[]),
-    ("config", &["nix", "store", "upstream", "units"]),
+    ("config", &["nix", "store", "upstream", "http", "units"]),
     (
         "daemon",
         &["nix", "store", "upstream", "cache", "http", "units", "metrics", "config", "systemd"],

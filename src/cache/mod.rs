@@ -7,6 +7,10 @@ use crate::nix::{FileHash, NarName, PublicKey, StoreDir, StorePathHash};
 use crate::store::{self, Store};
 use crate::upstream::{self, Upstream};
 
+// The nouns of the floors below that answers are made of, for those above, who may not go there.
+pub use crate::store::{Figures as StoreFigures, HeldNar, State as StoreState};
+pub use crate::upstream::{Health, HealthState};
+
 /// What the daemon tells the cache.
 #[derive(Debug, Clone)]
 pub struct Config {

@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::net::IpAddr;
 use std::path::Path;
 
 use super::{Config, Problem};
+use crate::http;
 use crate::nix::PublicKey;
 use crate::units::ByteSize;
 use crate::upstream;
@@ -38,7 +38,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         }
     }
     for prefix in &config.allow {
-        if !is_prefix(prefix) {
+        if prefix.parse::<http::Prefix>().is_err() {
             tell(format!(
                 "allow: {prefix:?} is no address prefix such as 203.0.113.0/24 or 2001:db8::/32"
             ));
@@ -119,16 +119,6 @@ fn is_label(text: &str) -> bool {
         && text.chars().all(inner)
         && !text.starts_with('-')
         && !text.ends_with('-')
-}
-
-fn is_prefix(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else { return false };
-    let Ok(bits) = bits.parse::<u8>() else { return false };
-    match address.parse() {
-        Ok(IpAddr::V4(_)) => bits <= 32,
-        Ok(IpAddr::V6(_)) => bits <= 128,
-        Err(_) => false,
-    }
 }
 
 /// A URL for people: what stands before an `@` in its authority may be a password.

@@ -249,10 +249,16 @@ fn freeze(
     if problems.is_empty() { Ok(config) } else { Err(Error::Wrong(Problems(problems))) }
 }
 
-/// What an upstream says of its own configuration, as a problem among the others.
-pub(crate) fn upstream_problem(config: &upstream::Config, error: &upstream::Error) -> Problem {
-    let shown = check::without_user(&config.url);
-    Problem::of_the_whole(format!("upstream {shown}: {error}"))
+/// What an upstream says of its own configuration, with its causes, as a problem among the others.
+pub(crate) fn upstream_problem(error: &upstream::ConfigError) -> Problem {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    Problem::of_the_whole(text)
 }
 
 fn default_upstream() -> upstream::Config {

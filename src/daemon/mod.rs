@@ -142,7 +142,7 @@ fn open_upstreams(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Upst
     for upstream in &config.upstreams {
         match Upstream::new(upstream, &config.store_dir, metrics) {
             Ok(upstream) => upstreams.push(upstream),
-            Err(error) => problems.push(config::upstream_problem(upstream, &error)),
+            Err(error) => problems.push(config::upstream_problem(&error)),
         }
     }
     if problems.is_empty() {
