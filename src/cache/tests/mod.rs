@@ -1,0 +1,1 @@
+//! The state machine, with real parts on both sides.
