@@ -33,12 +33,10 @@ mod through;
 mod documents;
 pub(crate) mod ingest;
 
-#[cfg(test)]
-mod tests;
-
 use memory::Memory;
 use permits::Permits;
 use prefetch::Prefetch;
+use stall::{PATIENCE, Patience};
 
 pub use stream::{Cut, NarStream};
 
@@ -108,6 +106,7 @@ struct Inner {
     permits: Permits,
     through: Arc<Semaphore>,
     ingest: ingest::Ingest,
+    patience: Patience,
     tasks: TaskTracker,
     closing: CancellationToken,
 }
@@ -126,6 +125,16 @@ impl Inner {
 impl Cache {
     /// Opens the door. The order of the upstreams is their priority.
     pub fn new(config: Config, store: Store, upstreams: Vec<Upstream>, metrics: Metrics) -> Self {
+        Self::patient(config, store, upstreams, metrics, PATIENCE)
+    }
+
+    fn patient(
+        config: Config,
+        store: Store,
+        upstreams: Vec<Upstream>,
+        metrics: Metrics,
+        patience: Patience,
+    ) -> Self {
         let tasks = TaskTracker::new();
         let inner = Inner {
             own_keys: TrustedKeys::new(config.own_keys.clone()),
@@ -139,6 +148,7 @@ impl Cache {
             permits: Permits::new(config.codec_memory_bytes),
             through: Arc::new(Semaphore::new(through::THROUGH_MAX)),
             ingest: ingest::Ingest::new(tasks.clone()),
+            patience,
             tasks,
             closing: CancellationToken::new(),
             config,

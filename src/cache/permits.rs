@@ -116,11 +116,12 @@ fn encoder_bytes(level: i32, nar_size: u64) -> u64 {
         3..=4 => 5 << 20,
         5..=8 => 13 << 20,
         9..=12 => 48 << 20,
-        13..=15 => 64 << 20,
+        13..=15 => 72 << 20,
         16.. => 112 << 20,
     };
-    let factor = if level <= 4 { 12 } else { 32 };
-    nar_size.saturating_mul(factor).saturating_add(1 << 20).min(most)
+    let factor = if level <= 4 { 16 } else { 24 };
+    let window = nar_size.checked_next_power_of_two().unwrap_or(u64::MAX);
+    window.saturating_mul(factor).saturating_add(256 << 10).min(most)
 }
 
 #[cfg(test)]

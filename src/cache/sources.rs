@@ -11,7 +11,6 @@ use tracing::{debug, info};
 
 use super::ask::Said;
 use super::ingest::{Codec, SNIFF_LEN, sniff};
-use super::stall::SILENCE;
 use super::{Inner, narinfo};
 use crate::nix::{NarInfo, NarName};
 use crate::store::StoredNarInfo;
@@ -19,9 +18,6 @@ use crate::upstream::{NarBody, Resume, Upstream};
 
 /// For one upstream's narinfo while a client waits for the NAR.
 const NARINFO_WAIT: Duration = Duration::from_secs(5);
-
-/// For the head of an upstream's answer, as long as silence in its body may last.
-const HEAD_WAIT: Duration = SILENCE;
 
 /// Other paths with the same NAR whose narinfos are looked at.
 const PATHS_MAX: usize = 4;
@@ -144,7 +140,8 @@ impl Sources {
     /// Asks for the file and looks at its first bytes; `None` when it cannot be had there.
     pub(super) async fn open(&self, source: Source) -> Option<Opened> {
         let url = &source.narinfo.url;
-        let mut body = match timeout(HEAD_WAIT, source.upstream.nar(url, None)).await {
+        let silence = self.inner.patience.silence;
+        let mut body = match timeout(silence, source.upstream.nar(url, None)).await {
             Ok(Ok(Some(body))) => body,
             Ok(Ok(None)) => {
                 info!(upstream = %source.upstream.url(), url, "NAR is missing");
@@ -158,7 +155,7 @@ impl Sources {
             Err(_) => return None,
         };
         let etag = body.etag().map(ToOwned::to_owned);
-        let (head, ended) = read_head(&mut body).await?;
+        let (head, ended) = read_head(&mut body, silence).await?;
         let Some(codec) = sniff(source.narinfo.compression, &head) else {
             info!(upstream = %source.upstream.url(), url, "the NAR file begins with no known codec");
             let wrong = (Arc::clone(source.upstream.url()), self.name.nar_hash);
@@ -177,15 +174,15 @@ impl Sources {
     ) -> Option<NarBody> {
         let resume = Resume { offset, etag };
         let asked = source.upstream.nar(&source.narinfo.url, Some(resume));
-        timeout(HEAD_WAIT, asked).await.ok()?.ok()?
+        timeout(self.inner.patience.silence, asked).await.ok()?.ok()?
     }
 }
 
 /// The first bytes, as many as are looked at, and whether they were all.
-async fn read_head(body: &mut NarBody) -> Option<(Bytes, bool)> {
+async fn read_head(body: &mut NarBody, silence: Duration) -> Option<(Bytes, bool)> {
     let mut head = BytesMut::new();
     loop {
-        match timeout(SILENCE, body.chunk()).await {
+        match timeout(silence, body.chunk()).await {
             // Mostly the first chunk is enough, and is passed on without a copy.
             Ok(Ok(Some(bytes))) if head.is_empty() && bytes.len() >= SNIFF_LEN => {
                 return Some((bytes, false));

@@ -3,8 +3,16 @@
 
 use std::time::Duration;
 
-/// No byte for so long: stalled.
-pub(super) const SILENCE: Duration = Duration::from_secs(15);
+/// The waits of a transfer. A value and not constants, so that tests need not wait as long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// No byte for so long, or no head of an answer: stalled.
+    pub(super) silence: Duration,
+}
+
+/// What is used outside of tests: longer than any hiccup of a line, and short enough that a client
+/// (300 s) lives to see the second attempt.
+pub(super) const PATIENCE: Patience = Patience { silence: Duration::from_secs(15) };
 
 /// The time over which dripping is measured.
 const WINDOW: Duration = Duration::from_mins(1);

@@ -13,7 +13,7 @@ use super::Inner;
 use super::ingest::{self, Feed, Form, Ingested, NarLen, Pipe, Plan};
 use super::permits::{self, Permit};
 use super::sources::{Opened, Source, Sources};
-use super::stall::{Pace, SILENCE};
+use super::stall::Pace;
 use crate::nix::NarName;
 use crate::upstream::NarBody;
 
@@ -165,12 +165,13 @@ impl Feeding<'_> {
             return None;
         }
         let mut body = body?;
+        let silence = self.sources.inner.patience.silence;
         let mut pace = Pace::default();
         let mut resumed = false;
         loop {
             let began = Instant::now();
             let chunk = tokio::select! {
-                chunk = timeout(SILENCE, body.chunk()) => chunk,
+                chunk = timeout(silence, body.chunk()) => chunk,
                 () = feed.closed() => return None,
             };
             match chunk {

@@ -1,1 +1,0 @@
-//! The state machine, with real parts on both sides.
