@@ -40,6 +40,10 @@ use stall::{PATIENCE, Patience};
 
 pub use stream::{Cut, NarStream};
 
+// The nouns of the floors below that answers are made of, for those above, who may not go there.
+pub use crate::store::{Figures as StoreFigures, HeldNar, State as StoreState};
+pub use crate::upstream::{Health, HealthState};
+
 /// What the daemon tells the cache.
 #[derive(Debug, Clone)]
 pub struct Config {
