@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::metrics::Metrics;
 use crate::nix::{FileHash, NarHash, NarName, PublicKey, StoreDir, StorePathHash, TrustedKeys};
 use crate::store::{self, Store};
-use crate::upstream::{self, HealthState, Upstream};
+use crate::upstream::{self, Upstream};
 
 mod narinfo;
 mod memory;
