@@ -385,3 +385,6 @@ async fn within<T>(
 ) -> Result<T, Error> {
     tokio::time::timeout(wait, answer).await.map_err(|_| Error::Slow(wait))?
 }
+
+#[cfg(test)]
+mod tests;
