@@ -14,6 +14,9 @@ type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type Writable<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
 type Readable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
+/// A key and what its row holds.
+pub(super) type Scanned = (Vec<u8>, Vec<u8>);
+
 /// A table by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Table(&'static str);
@@ -47,8 +50,8 @@ pub(super) const ROWS: Table = Table("rows-1");
 
 /// All tables of the index. Made at its birth, so that no reader meets one that is missing.
 pub(super) const INDEX_TABLES: [Table; 12] = [
-    NARINFO, NAR, NAR_HASH, PATHS, LISTING, DOCUMENT, NAR_USE, SMALL_USE, FILE_HASH, SEGMENT, DOOMED,
-    META,
+    NARINFO, NAR, NAR_HASH, PATHS, LISTING, DOCUMENT, NAR_USE, SMALL_USE, FILE_HASH, SEGMENT,
+    DOOMED, META,
 ];
 
 /// What goes wrong between us and a redb file.
@@ -128,7 +131,7 @@ impl Table {
         }
     }
 
-    pub(super) fn open_in<'t>(self, txn: &'t WriteTransaction) -> Result<Writable<'t>, Fault> {
+    pub(super) fn open_in(self, txn: &WriteTransaction) -> Result<Writable<'_>, Fault> {
         Ok(txn.open_table(self.definition())?)
     }
 
@@ -178,7 +181,7 @@ impl Table {
         from: &[u8],
         max: usize,
         while_key: impl Fn(&[u8]) -> bool,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Fault> {
+    ) -> Result<Vec<Scanned>, Fault> {
         let mut found = Vec::new();
         for entry in self.open_for_read(txn)?.range::<&[u8]>(from..)?.take(max) {
             let (key, value) = entry?;

@@ -226,7 +226,8 @@ async fn documents_are_kept_by_name() {
 async fn a_folder_is_one_process_s() {
     let house = House::new(BUDGET);
     let store = house.open().await;
-    let second = house.start(std::sync::Arc::new(crate::store::disk::Folder { path: house.path() }));
+    let second =
+        house.start(std::sync::Arc::new(crate::store::disk::Folder { path: house.path() }));
     let State::Degraded { reason, .. } = second.first_opened().await else { panic!("opened") };
     assert!(reason.contains("another process"), "{reason}");
     second.close().await;
