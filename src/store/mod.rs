@@ -349,7 +349,7 @@ impl Store {
         NarWriter::new(self.shared.clone(), fill, reservation)
     }
 
-    /// A small document by name (`log/…`, `realisations/…`).
+    /// A small document by name (`log/...`, `realisations/...`).
     pub async fn document(&self, name: &str) -> Result<Option<Bytes>, Error> {
         let session = self.shared.session()?;
         let asked = name.to_owned();
