@@ -1,5 +1,5 @@
 //! The seam to the file system: what the store asks of a folder and of a file. Tests put a disk
-//! here that fails, blocks, tears or forgets ([`fault`]).
+//! here that fails, blocks, tears or forgets ([`fault`], [`memory`]).
 
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 pub mod fault;
+pub mod memory;
 
 /// The file whose lock says that a process has the folder. It is never removed: a lock on a file
 /// that somebody unlinks guards nothing.
