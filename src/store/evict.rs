@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use redb::{ReadableTable, WriteTransaction};
 
 use super::disk::Mode;
-use super::fill::Fill;
+use super::fill::{Fill, Room};
 use super::index::Index;
 use super::layout::{row_takes, rows_between};
 use super::records::{NarRecord, Part, id_of_key, id_of_row, nar_use_key, number, row_key};
-use super::session::{Used, sentence};
+use super::session::{Entry, Used, sentence};
 use super::tables::{DOOMED, Fault, LISTING, NAR, NAR_HASH, NAR_USE, ROWS};
 use super::writer::{Durable, Reply, Writer, write_txn};
 use super::{Error, Origin, lock};
@@ -30,17 +30,17 @@ const STUCK: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone)]
 pub(super) struct Removal {
     pub(super) id: u64,
-    file_size: u64,
+    pub(super) file_size: u64,
     /// All of its parts, when the index knows it: they leave the count together with the record.
-    known: Option<Vec<Part>>,
+    pub(super) known: Option<Vec<Part>>,
     /// What is left to remove.
-    left: Vec<Part>,
+    pub(super) left: Vec<Part>,
 }
 
 /// Somebody waits for room.
 pub(super) struct Waiting {
     pub(super) bytes: u64,
-    pub(super) reply: Reply<()>,
+    pub(super) reply: Reply<Room>,
 }
 
 impl Removal {
@@ -83,6 +83,7 @@ impl Writer {
     pub(super) fn has_background_work(&self) -> bool {
         !self.room.is_empty()
             || !self.searches.is_empty()
+            || !self.sweeps.is_empty()
             || self.ready_segment().is_some()
             || (self.session.space.excess() > 0 && !self.is_stuck())
     }
@@ -99,6 +100,8 @@ impl Writer {
             self.give_room();
         } else if !self.room.is_empty() || (self.session.space.excess() > 0 && !self.is_stuck()) {
             self.evict_slice()?;
+        } else if let Some((segment, from)) = self.sweeps.pop_front() {
+            self.sweep_slice(segment, from)?;
         } else if let Some((segment, from, end)) = self.searches.pop_front() {
             self.search_slice(segment, from, end)?;
         }
@@ -107,13 +110,15 @@ impl Writer {
 
     /// Those who wait for room get it in the order in which they came.
     fn give_room(&mut self) {
+        self.room.retain(|waiting| !waiting.reply.is_closed());
         while let Some(waiting) = self.room.front() {
-            if !waiting.reply.is_closed() && !self.session.space.try_reserve(waiting.bytes) {
+            if !self.session.space.try_reserve(waiting.bytes) {
                 return;
             }
-            let Some(waiting) = self.room.pop_front() else { return };
-            if waiting.reply.is_closed() || waiting.reply.send(Ok(())).is_err() {
-                self.session.space.release(waiting.bytes);
+            let room = Room::new(self.session.clone(), waiting.bytes);
+            if let Some(waiting) = self.room.pop_front() {
+                // What nobody takes gives itself back.
+                drop(waiting.reply.send(Ok(room)));
             }
         }
     }
@@ -189,7 +194,7 @@ impl Writer {
     }
 
     /// Nobody is given these NARs any more, not even after a crash; their rows go next.
-    fn doom(&mut self, chosen: &[(u64, NarRecord)]) -> Result<(), Fault> {
+    pub(super) fn doom(&mut self, chosen: &[(u64, NarRecord)]) -> Result<(), Fault> {
         self.commit_index(Durable::Yes, |writer, txn| {
             for (id, record) in chosen {
                 doom_in(txn, *id, record)?;
@@ -205,18 +210,7 @@ impl Writer {
     /// A NAR has to go, whoever reads it; they are not disturbed.
     pub(super) fn withdraw(&mut self, nar_hash: NarHash) -> Result<(), Fault> {
         self.land()?;
-        lock(&self.session.overlay).nars.remove(&nar_hash);
-        let (gone, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.group)
-            .into_iter()
-            .partition(|nar| nar.record.nar_hash == nar_hash);
-        self.group = kept;
-        for nar in gone {
-            let (id, record) = (nar.id, &nar.record);
-            lock(&self.session.pins).doom(id);
-            let left = record.parts.clone();
-            let file_size = record.file_size;
-            self.removals.push_back(Removal { id, file_size, known: None, left });
-        }
+        self.leave_group(|nar| nar.record.nar_hash == nar_hash);
         let found = held_in(&self.session.index, nar_hash)?;
         if let Some((id, record)) = found {
             lock(&self.session.pins).doom(id);
@@ -225,22 +219,29 @@ impl Writer {
         Ok(())
     }
 
-    /// A reader met rows that are not what was written.
-    pub(super) fn damaged(&mut self, id: u64, nar_hash: NarHash) -> Result<(), Fault> {
-        if lock(&self.session.pins).is_doomed(id) {
-            return Ok(());
+    /// NARs of the group are not held after all.
+    pub(super) fn leave_group(&mut self, goes: impl Fn(&Entry) -> bool) {
+        let gone: Vec<_> = self.group.extract_if(.., |nar| goes(nar)).collect();
+        for nar in gone {
+            let (id, record) = (nar.id, &nar.record);
+            let mut overlay = lock(&self.session.overlay);
+            if overlay.nars.get(&record.nar_hash).is_some_and(|there| there.id == id) {
+                overlay.nars.remove(&record.nar_hash);
+            }
+            drop(overlay);
+            lock(&self.session.pins).doom(id);
+            let left = record.parts.clone();
+            let file_size = record.file_size;
+            self.removals.push_back(Removal { id, file_size, known: None, left });
         }
-        self.shared.metrics.corrupt.inc();
-        tracing::error!(id, nar = %nar_hash.to_nix32(), "stored NAR is damaged and withdrawn");
-        self.withdraw(nar_hash)
     }
 
     /// The rows of a fill that came to nothing go when its followers have left.
     pub(super) fn orphan(&mut self, fill: &Fill) {
         lock(&self.session.fills).remove(&fill.id);
-        lock(&self.session.pins).doom(fill.id);
         let (left, file_size) = fill.rows();
         if !left.is_empty() {
+            lock(&self.session.pins).doom(fill.id);
             self.removals.push_back(Removal { id: fill.id, file_size, known: None, left });
         }
     }
@@ -273,8 +274,9 @@ impl Writer {
         self.tidy_segment(segment)
     }
 
-    fn remove_rows(&self, segment: u32, rows: &[(u64, u64, bool, Part)]) -> Result<(), Fault> {
-        if rows.is_empty() {
+    fn remove_rows(&mut self, segment: u32, rows: &[(u64, u64, bool, Part)]) -> Result<(), Fault> {
+        let failed = self.segments.get(&segment).is_some_and(|state| state.record.failed);
+        if rows.is_empty() || failed {
             return Ok(());
         }
         let keys = rows.iter().flat_map(|(id, _, _, part)| {
@@ -287,14 +289,8 @@ impl Writer {
             }
             Ok(())
         });
-        match removed {
-            Err(fault) if self.current != Some(segment) => {
-                // Damaged or missing: its rows are gone with it.
-                tracing::warn!(segment, fault = %sentence(&fault), "segment lost rows");
-                Ok(())
-            }
-            other => other,
-        }
+        // Where the segment failed, they go with its file.
+        removed.or_else(|fault| self.segment_trouble(segment, fault))
     }
 
     /// A durable transaction in a segment, which need not be the one that takes rows.
@@ -344,7 +340,7 @@ impl Writer {
     }
 
     /// A segment that is not needed for more is closed, an empty one unlinked.
-    fn tidy_segment(&mut self, segment: u32) -> Result<(), Fault> {
+    pub(super) fn tidy_segment(&mut self, segment: u32) -> Result<(), Fault> {
         if self.current == Some(segment) || self.ready_segment() == Some(segment) {
             return Ok(());
         }
@@ -385,8 +381,7 @@ impl Writer {
             Ok(())
         });
         if let Err(fault) = searched {
-            tracing::warn!(segment, fault = %sentence(&fault), "segment could not be searched");
-            next = None;
+            return self.segment_trouble(segment, fault);
         }
         match next {
             Some(from) => self.searches.push_front((segment, from, end)),

@@ -10,10 +10,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use super::layout::{CHECKSUM_LEN, ROW_BODY, Row, row_at, row_takes, stream_takes, tail};
 use super::nar::{HeldNar, Place, read_row};
 use super::records::{Part, add_row, row_key, segment_of};
-use super::session::{Pin, Session, Shared};
+use super::session::{Pin, Session, Shared, WRITER_WAIT};
 use super::tables::ROWS;
 use super::writer::{Act, Command};
-use super::{Error, Finished, lock};
+use super::{Error, Finished, lock, within};
 
 /// Rows of one fill in memory that have not landed: a quarter of all, so that a fast upstream
 /// leaves room to others.
@@ -60,7 +60,32 @@ pub(super) async fn set_aside(
     if !session.space.could_ever(bytes) {
         return Err(Error::NoRoom { wanted_bytes: bytes });
     }
-    shared.ask(session, |reply| Act::Room { bytes, reply }).await
+    let room = shared.ask(session, |reply| Act::Room { bytes, reply }).await?;
+    room.taken();
+    Ok(())
+}
+
+/// Room that the writer set aside for somebody who waits; given back unless it was taken.
+pub(super) struct Room {
+    session: Arc<Session>,
+    bytes: u64,
+}
+
+impl Room {
+    pub(super) fn new(session: Arc<Session>, bytes: u64) -> Self {
+        Self { session, bytes }
+    }
+
+    /// Its new owner gives it back.
+    fn taken(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.session.space.release(self.bytes);
+    }
 }
 
 /// What the writer of a NAR, its followers and the store's writer share.
@@ -339,9 +364,13 @@ impl NarWriter {
         }
         // All at once: fills that wait for one row while they hold another would wait for ever.
         let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
-        let own = self.own_rows.clone().acquire_many_owned(count).await;
-        let all = self.shared.pending_rows.clone().acquire_many_owned(count).await;
-        let (Ok(own), Ok(all)) = (own, all) else { return Err(Error::Closing) };
+        let permits = async {
+            let own = self.own_rows.clone().acquire_many_owned(count).await;
+            let all = self.shared.pending_rows.clone().acquire_many_owned(count).await;
+            let (Ok(own), Ok(all)) = (own, all) else { return Err(Error::Closing) };
+            Ok((own, all))
+        };
+        let (own, all) = within(WRITER_WAIT, permits).await?;
         let permits = Arc::new([own, all]);
         let pend = |row: &Row| Pending {
             row: *row,
@@ -381,7 +410,7 @@ impl NarWriter {
         self.handed_over = true;
         let act = Act::Finish { fill, finished, reply };
         self.shared.commands.push_now(Command::In(session, act));
-        answer.await.map_err(|_| Error::Closing)?
+        within(WRITER_WAIT, self.shared.hear(answer)).await
     }
 }
 

@@ -30,14 +30,15 @@ const GROUP_BYTES_MAX: u64 = 64 << 20;
 const GROUP_NARS_MAX: usize = 4096;
 
 /// A group is committed after so long: what a power cut may cost, on a slow line.
-const GROUP_AGE_MAX: Duration = Duration::from_mins(1);
+pub(super) const GROUP_AGE_MAX: Duration = Duration::from_mins(1);
 
 /// Ids that are reserved at a time; a crash wastes at most so many of 2^64.
 const IDS_A_BLOCK: u64 = 4096;
 
 /// A segment takes new rows while it counts less: with redb's own pages its file stays at 1 GiB,
 /// whose allocator state is small enough to be written with each commit.
-const SEGMENT_FULL_BYTES: u64 = 960 << 20;
+/// Tests want several.
+const SEGMENT_FULL_BYTES: u64 = if cfg!(test) { 16 << 20 } else { 960 << 20 };
 
 /// A segment that counts less is worth being filled again.
 const SEGMENT_REUSE_BYTES: u64 = SEGMENT_FULL_BYTES / 4 * 3;
@@ -71,13 +72,19 @@ impl Writer {
     /// Lands the rows that came and finishes the NARs that are whole with them.
     pub(super) fn land(&mut self) -> Result<(), Fault> {
         self.landing_bytes = 0;
-        let (rows, void): (Vec<_>, Vec<_>) =
-            self.landing.drain(..).partition(|landing| landing.fill.is_open());
-        for landing in void {
-            self.session.space.free(row_takes(landing.row.body));
-        }
-        if !rows.is_empty() {
-            self.land_rows(&rows)?;
+        let mut rows = std::mem::take(&mut self.landing);
+        loop {
+            let void = rows.extract_if(.., |landing| !landing.fill.is_open());
+            self.session.space.free(void.map(|landing| row_takes(landing.row.body)).sum());
+            if rows.is_empty() {
+                break;
+            }
+            let segment = self.segment_for_rows()?;
+            match self.land_rows(segment, &rows) {
+                Ok(()) => break,
+                // Where only the segment failed, they go to another one.
+                Err(fault) => self.segment_trouble(segment, fault)?,
+            }
         }
         for finishing in std::mem::take(&mut self.finishing) {
             self.finish(finishing)?;
@@ -85,8 +92,7 @@ impl Writer {
         Ok(())
     }
 
-    fn land_rows(&mut self, rows: &[Landing]) -> Result<(), Fault> {
-        let segment = self.segment_for_rows()?;
+    fn land_rows(&mut self, segment: u32, rows: &[Landing]) -> Result<(), Fault> {
         self.session.segments.write(segment, |database| {
             let txn = write_txn(database, Durable::No)?;
             let mut table = ROWS.open_in(&txn)?;
@@ -121,14 +127,14 @@ impl Writer {
         }
     }
 
+    /// What landed in the current segment is durable, or, where the segment failed, abandoned.
     fn sync_segment(&mut self) -> Result<(), Fault> {
-        if let Some(segment) = self.current.filter(|_| self.segment_dirty) {
-            self.session
-                .segments
-                .write(segment, |database| Ok(write_txn(database, Durable::Yes)?.commit()?))?;
-        }
+        let Some(segment) = self.current.filter(|_| self.segment_dirty) else { return Ok(()) };
         self.segment_dirty = false;
-        Ok(())
+        let segments = &self.session.segments;
+        let synced =
+            segments.write(segment, |database| Ok(write_txn(database, Durable::Yes)?.commit()?));
+        synced.or_else(|fault| self.segment_trouble(segment, fault))
     }
 
     /// The segment that takes rows, noted durably in the index before it is written.
@@ -137,9 +143,12 @@ impl Writer {
             return Ok(segment);
         }
         loop {
-            let has_room =
-                |state: &SegmentState| !state.failed && state.bytes() < SEGMENT_REUSE_BYTES;
-            let reuse = self.segments.iter().find(|(_, state)| has_room(state));
+            let shunned = lock(&self.shared.shunned).clone();
+            let has_room = |(segment, state): &(&u32, &SegmentState)| {
+                let takes_rows = !state.record.failed && !shunned.contains(segment);
+                takes_rows && state.bytes() < SEGMENT_REUSE_BYTES
+            };
+            let reuse = self.segments.iter().find(has_room);
             let segment = reuse.map_or_else(|| self.next_segment(), |(segment, _)| *segment);
             let floor = self.floor(true);
             let state = self.segments.entry(segment).or_default();
@@ -159,7 +168,7 @@ impl Writer {
                 Err(fault) => {
                     let fault = super::session::sentence(&fault);
                     tracing::error!(segment, %fault, "segment cannot be written");
-                    self.segments.entry(segment).or_default().failed = true;
+                    lock(&self.shared.shunned).insert(segment);
                 }
             }
         }
@@ -172,6 +181,8 @@ impl Writer {
             segments.remove(segment)?;
             return segments.open_for_writing(segment, Mode::Create, WRITE_CACHE_BYTES);
         }
+        // It may be open with the small cache of one from which rows are only removed.
+        segments.close(segment)?;
         segments.open_for_writing(segment, Mode::Write, WRITE_CACHE_BYTES)
     }
 

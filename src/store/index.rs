@@ -41,20 +41,32 @@ pub(super) type StoreId = [u8; 16];
 
 impl Index {
     /// Opens the index of a folder. It is looked at first without a byte written: one that is
-    /// damaged or of a newer format stays as it is.
-    pub(super) fn open(disk: &Arc<dyn Disk>, meters: &Meters) -> Result<Self, Fault> {
+    /// damaged, of a newer format or not to the liking of `look` stays as it is.
+    pub(super) fn open<T>(
+        disk: &Arc<dyn Disk>,
+        meters: &Meters,
+        look: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
+    ) -> Result<(Self, T), Fault> {
         let open = || disk.open(FILE_NAME, Mode::Write).map_err(Fault::io("open the index"));
         let scratch = Scratch::new(open()?).map_err(Fault::io("read the index"))?;
-        guarded(|| {
+        let seen = guarded(|| {
             let database =
                 Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(scratch)?;
-            check_format(&database)
+            check_format(&database)?;
+            look(&database.begin_read()?)
         })?;
         let backend = Metered { file: open()?, meters: meters.clone() };
         let mut builder = Database::builder();
         let database =
             guarded(|| Ok(builder.set_cache_size(CACHE_BYTES).create_with_backend(backend)?))?;
-        Ok(Self { database: RwLock::new(Some(database)) })
+        Ok((Self { database: RwLock::new(Some(database)) }, seen))
+    }
+
+    /// Whether the disk still gives anything of the index's file.
+    pub(super) fn probe(disk: &Arc<dyn Disk>) -> Result<(), Fault> {
+        let mut head = [0; 64];
+        let file = disk.open(FILE_NAME, Mode::Read).map_err(Fault::io("open the index"))?;
+        file.read(0, &mut head).map_err(Fault::io("read the index"))
     }
 
     /// Makes an index; it appears under its name when it is whole.

@@ -36,13 +36,14 @@ mod writer;
 mod group;
 mod small;
 mod evict;
+mod damage;
 
 pub use disk::Disk;
 pub use fill::{Growing, NarWriter, Reservation};
 pub use nar::HeldNar;
 
 use records::SmallKey;
-use session::{Shared, Used};
+use session::{Session, Shared, Used, WRITER_WAIT};
 use writer::{Act, Command};
 
 /// Threads that read the index, and as many that read rows: while one waits for a slow card, the
@@ -251,17 +252,17 @@ impl Store {
         key: StorePathHash,
     ) -> Result<Option<(StoredNarInfo, Option<HeldNar>)>, Error> {
         let session = self.shared.session()?;
+        let shared = self.shared.clone();
         let found = self.shared.on_index(&session, move |session| {
             let Some(stored) = small::narinfo(session, key)? else { return Ok(None) };
-            let entry = nar::entry_of(session, stored.narinfo.nar_hash)?;
-            Ok(Some((stored, entry)))
+            let held = HeldNar::find(&shared, session, stored.narinfo.nar_hash)?;
+            Ok(Some((stored, held)))
         });
         let found = within(LOOKUP_WAIT, found).await?;
-        Ok(found.map(|(stored, entry)| {
+        if found.is_some() {
             session.used(Used::Small(SmallKey::Narinfo(key)));
-            let held = entry.and_then(|entry| HeldNar::new(&self.shared, &session, entry));
-            (stored, held)
-        }))
+        }
+        Ok(found)
     }
 
     /// Keeps a narinfo (replaces the one of that key). Not durable by itself; visible at once.
@@ -274,7 +275,7 @@ impl Store {
     pub async fn withdraw_narinfo(&self, key: StorePathHash) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         self.change_narinfo(key, None, Some(reply)).await?;
-        answer.await.map_err(|_| Error::Closing)?
+        within(WRITER_WAIT, self.shared.hear(answer)).await
     }
 
     async fn change_narinfo(
@@ -284,7 +285,8 @@ impl Store {
         reply: Option<writer::Reply<()>>,
     ) -> Result<(), Error> {
         let session = self.shared.session()?;
-        let place = self.shared.commands.place().await.ok_or(Error::Closing)?;
+        let place = async { self.shared.commands.place().await.ok_or(Error::Closing) };
+        let place = within(WRITER_WAIT, place).await?;
         let stored = Arc::new(stored);
         let op = small::IndexOp::Narinfo { key, stored: stored.clone(), reply };
         // Under one lock, so that the order in the overlay is the order in the queue.
@@ -310,9 +312,9 @@ impl Store {
     /// The NAR, when it is held. The handle keeps it from eviction while it lives.
     pub async fn nar(&self, nar_hash: NarHash) -> Result<Option<HeldNar>, Error> {
         let session = self.shared.session()?;
-        let entry = self.shared.on_index(&session, move |session| nar::entry_of(session, nar_hash));
-        let entry = within(INDEX_WAIT, entry).await?;
-        Ok(entry.and_then(|entry| HeldNar::new(&self.shared, &session, entry)))
+        let shared = self.shared.clone();
+        let find = move |session: &Arc<Session>| HeldNar::find(&shared, session, nar_hash);
+        within(INDEX_WAIT, self.shared.on_index(&session, find)).await
     }
 
     /// Withdraws a NAR whose bytes are not what they should be.

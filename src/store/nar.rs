@@ -16,6 +16,10 @@ use crate::nix::{FileHash, NarHash};
 /// For so long a `Range` may belong to the bytes that were here before.
 const CHANGED_FOR: Duration = Duration::from_hours(1);
 
+/// The writer forgets a few times a second at most; a reading thread that meets that so often in a
+/// row was asleep, and a NAR that is not found is fetched.
+const FIND_TRIES_MAX: usize = 8;
+
 /// A held NAR: whole on the disk (or whole and soon durable), kept from eviction while this lives.
 #[derive(Clone, Debug)]
 pub struct HeldNar {
@@ -38,6 +42,24 @@ impl HeldNar {
         let pin = Pin::new(shared, session, entry.id)?;
         session.used(Used::Nar(entry.id));
         Some(Self { inner: Arc::new(Inner { entry, pin }) })
+    }
+
+    /// The NAR of this hash, pinned. Asked on a reading thread, since what the index says holds
+    /// only until the writer has removed it.
+    pub(super) fn find(
+        shared: &Arc<Shared>,
+        session: &Arc<Session>,
+        nar_hash: NarHash,
+    ) -> Result<Option<Self>, Fault> {
+        for _ in 0..FIND_TRIES_MAX {
+            let before = lock(&session.pins).forgotten();
+            let Some(entry) = entry_of(session, nar_hash)? else { return Ok(None) };
+            let held = Self::new(shared, session, entry);
+            if lock(&session.pins).forgotten() == before {
+                return Ok(held);
+            }
+        }
+        Ok(None)
     }
 
     fn record(&self) -> &NarRecord {
@@ -76,15 +98,12 @@ impl HeldNar {
         let record = self.record();
         let Some(row) = row_at(offset, record.file_size) else { return Ok(Bytes::new()) };
         let pin = &self.inner.pin;
-        let Some(segment) = segment_of(&record.parts, row.number) else {
-            return Err(damaged(pin.shared(), &pin.session, self.inner.entry.id, record.nar_hash));
-        };
+        // No part has it: the record is damaged, and so is whatever segment one would name.
+        let segment = segment_of(&record.parts, row.number).unwrap_or(u32::MAX);
         let place = Place { segment, id: self.inner.entry.id, row };
         let read = read_row(pin.shared(), &pin.session, place, offset).await;
         read.map_err(|error| {
-            error.unwrap_or_else(|| {
-                damaged(pin.shared(), &pin.session, self.inner.entry.id, record.nar_hash)
-            })
+            error.unwrap_or_else(|| damaged(pin.shared(), &pin.session, place, record.nar_hash))
         })
     }
 }
@@ -113,7 +132,7 @@ pub(super) async fn read_row(
         }
         let read = asked.segments.read_row(segment, id, row.number);
         read.or_else(|fault| match fault {
-            Fault::Damaged(_) => Err(fault),
+            Fault::Damaged(_) | Fault::Missing(_) => Err(fault),
             // A handle that met an error once refuses everything: a fresh one decides.
             Fault::Redb(_) | Fault::Io { .. } | Fault::Panicked | Fault::Refused(_) => {
                 asked.segments.forget_reader(segment);
@@ -136,14 +155,14 @@ pub(super) async fn read_row(
     Ok(bytes.split_off(skip))
 }
 
-/// The NAR is withdrawn behind the answer.
+/// The writer finds out behind the answer what is lost: the NAR, its segment, or the disk.
 pub(super) fn damaged(
     shared: &Shared,
     session: &Arc<Session>,
-    id: u64,
+    place: Place,
     nar_hash: NarHash,
 ) -> Error {
-    shared.commands.push_now(Command::In(session.clone(), Act::Damaged { id, nar_hash }));
+    shared.commands.push_now(Command::In(session.clone(), Act::Damaged { place, nar_hash }));
     Error::Corrupt(nar_hash)
 }
 

@@ -62,6 +62,8 @@ pub(super) struct Opened {
     pub(super) removals: Vec<Removal>,
     /// Segment, and the ids between which it may hold rows that the index does not know.
     pub(super) searches: Vec<(u32, u64, u64)>,
+    /// Damaged segments whose NARs have to go, and from which id on.
+    pub(super) sweeps: Vec<(u32, u64)>,
     /// Held while the session lives.
     pub(super) folder_lock: FolderLock,
 }
@@ -84,14 +86,15 @@ pub(super) fn open(shared: &Shared) -> Result<Opened, Fault> {
         let budget = shared.config.budget.map_or_else(|| default_budget(space), |size| size.0);
         Index::create(disk, &shared.meters, store_id, budget)?;
     }
-    let index = Index::open(disk, &shared.meters)?;
-    let loaded = index.read(load)?;
-    if let Some(path) = marker {
-        match marked {
-            None => write_marker(path, loaded.store_id)?,
-            Some(id) if id == loaded.store_id => {}
-            Some(_) => return Err(another(path)),
+    let (index, loaded) = Index::open(disk, &shared.meters, |txn| {
+        let loaded = load(txn)?;
+        match (marker, marked) {
+            (Some(path), Some(id)) if id != loaded.store_id => Err(another(path)),
+            (_, _) => Ok(loaded),
         }
+    })?;
+    if let (Some(path), None) = (marker, marked) {
+        write_marker(path, loaded.store_id)?;
     }
     remove_strangers(shared, &names, &loaded.segments)?;
     Ok(begin(shared, index, loaded, folder_lock))
@@ -211,12 +214,15 @@ fn begin(shared: &Shared, index: Index, loaded: Loaded, folder_lock: FolderLock)
     session.nars.store(loaded.totals.nars, Ordering::Relaxed);
     session.space.publish(&shared.metrics);
     let searches = loaded.segments.iter().filter_map(|(number, state)| {
-        state.record.noted_from.map(|from| (*number, from, loaded.next_id))
+        let noted = state.record.noted_from.filter(|_| !state.record.failed);
+        noted.map(|from| (*number, from, loaded.next_id))
     });
+    let sweeps = loaded.segments.iter().filter(|(_, state)| state.record.failed);
     Opened {
         session: Arc::new(session),
         totals: loaded.totals,
         searches: searches.collect(),
+        sweeps: sweeps.map(|(number, _)| (*number, 0)).collect(),
         segments: loaded.segments,
         removals: loaded.doomed,
         folder_lock,

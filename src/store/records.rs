@@ -153,24 +153,28 @@ pub(super) struct SegmentRecord {
     pub(super) peak_bytes: u64,
     /// Rows of ids from here on may lie in it without the index knowing them.
     pub(super) noted_from: Option<u64>,
+    /// It is damaged: its NARs are withdrawn, then its file goes. Nothing is read from it or
+    /// written to it any more.
+    pub(super) failed: bool,
 }
 
 impl SegmentRecord {
     pub(super) fn to_bytes(self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(25);
+        let mut out = Vec::with_capacity(26);
         out.extend_from_slice(&self.count_bytes.to_be_bytes());
         out.extend_from_slice(&self.peak_bytes.to_be_bytes());
         out.push(self.noted_from.is_some().into());
         out.extend_from_slice(&self.noted_from.unwrap_or(0).to_be_bytes());
+        out.push(self.failed.into());
         out
     }
 
     pub(super) fn from_bytes(table: Table, body: &[u8]) -> Result<Self, Fault> {
         let mut reader = Reader::new(table, body);
         let (count_bytes, peak_bytes) = (reader.u64()?, reader.u64()?);
-        let (noted, from) = (reader.flag()?, reader.u64()?);
+        let (noted, from, failed) = (reader.flag()?, reader.u64()?, reader.flag()?);
         reader.end()?;
-        Ok(Self { count_bytes, peak_bytes, noted_from: noted.then_some(from) })
+        Ok(Self { count_bytes, peak_bytes, noted_from: noted.then_some(from), failed })
     }
 }
 
@@ -375,7 +379,8 @@ mod tests {
     #[test]
     fn a_segment_record_comes_back() {
         for noted_from in [None, Some(0), Some(7)] {
-            let record = SegmentRecord { count_bytes: 1, peak_bytes: 2, noted_from };
+            let failed = noted_from == Some(7);
+            let record = SegmentRecord { count_bytes: 1, peak_bytes: 2, noted_from, failed };
             assert_eq!(SegmentRecord::from_bytes(SEGMENT, &record.to_bytes()).unwrap(), record);
         }
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
@@ -38,6 +38,9 @@ pub(super) struct Segments {
     meters: Meters,
     slots: Mutex<HashMap<u32, Arc<Slot>>>,
     clock: AtomicU64,
+    /// No handle is opened any more: the next session's would stand beside it, and redb has no
+    /// lock of its own here.
+    over: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +97,13 @@ fn read_guard(slot: &Slot) -> RwLockReadGuard<'_, Handle> {
 
 impl Segments {
     pub(super) fn new(disk: Arc<dyn Disk>, meters: Meters) -> Self {
-        Self { disk, meters, slots: Mutex::default(), clock: AtomicU64::new(0) }
+        Self {
+            disk,
+            meters,
+            slots: Mutex::default(),
+            clock: AtomicU64::new(0),
+            over: AtomicBool::new(false),
+        }
     }
 
     fn slot(&self, segment: u32) -> Arc<Slot> {
@@ -152,7 +161,7 @@ impl Segments {
                 Handle::Write(database) => database.begin_read()?,
             };
             let found = ROWS.open_for_read(&txn)?.get_owned(key.as_slice())?;
-            let page = found.ok_or(Fault::Damaged(ROWS.name()))?;
+            let page = found.ok_or(Fault::Missing(ROWS.name()))?;
             ROWS.unseal(&key, page.value())?;
             Ok(page)
         })?;
@@ -165,6 +174,10 @@ impl Segments {
         self.close_least_used(slot);
         let mut handle = slot.handle.write().unwrap_or_else(PoisonError::into_inner);
         if matches!(*handle, Handle::Closed) {
+            // Asked while the slot is held: whoever closes all comes to it later.
+            if self.over.load(Ordering::Acquire) {
+                return Err(Fault::Refused("the store was opened again".into()));
+            }
             *handle = Handle::Read(self.open_read(segment)?);
         }
         Ok(())
@@ -199,6 +212,13 @@ impl Segments {
         }
     }
 
+    /// Whether a segment can be opened for reading at all.
+    pub(super) fn check_open(&self, segment: u32) -> Result<(), Fault> {
+        self.forget_reader(segment);
+        let slot = self.slot(segment);
+        self.open_for_reading(segment, &slot)
+    }
+
     /// Opens a segment for the writer; a reader's handle is closed first.
     pub(super) fn open_for_writing(
         &self,
@@ -228,8 +248,8 @@ impl Segments {
     ) -> Result<T, Fault> {
         let slot = self.slot(segment);
         match &*read_guard(&slot) {
-            Handle::Write(database) => act(database),
-            Handle::Closed | Handle::Read(_) => Err(Fault::Damaged(ROWS.name())),
+            Handle::Write(database) => guarded(|| act(database)),
+            Handle::Closed | Handle::Read(_) => Err(Fault::Missing(ROWS.name())),
         }
     }
 
@@ -241,12 +261,29 @@ impl Segments {
         let mut handle = slot.handle.write().unwrap_or_else(PoisonError::into_inner);
         match std::mem::take(&mut *handle) {
             Handle::Closed | Handle::Read(_) => Ok(()),
-            Handle::Write(database) => Ok(database.close()?),
+            Handle::Write(database) => guarded(|| Ok(database.close()?)),
         }
     }
 
-    /// Closes all, whatever they say.
+    /// The keys of all rows of a segment.
+    #[cfg(test)]
+    pub(super) fn keys(&self, segment: u32) -> Result<Vec<[u8; 12]>, Fault> {
+        use redb::ReadableTable as _;
+        let slot = self.slot(segment);
+        self.open_for_reading(segment, &slot)?;
+        let txn = match &*read_guard(&slot) {
+            Handle::Closed => return Err(Fault::Refused("the segment is being closed".into())),
+            Handle::Read(database) => database.begin_read()?,
+            Handle::Write(database) => database.begin_read()?,
+        };
+        let rows = ROWS.open_for_read(&txn)?;
+        let keys = rows.iter()?.map(|row| Ok(row?.0.value().try_into().expect("a row's key")));
+        keys.collect()
+    }
+
+    /// Closes all for good, whatever they say.
     pub(super) fn close_all(&self) {
+        self.over.store(true, Ordering::Release);
         let open: Vec<_> = lock(&self.slots).keys().copied().collect();
         for segment in open {
             if let Err(error) = self.close(segment) {

@@ -1,7 +1,7 @@
 //! What callers, reading threads and the writer share: how the store is, and, while it is open,
 //! what is in memory about it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,7 +19,7 @@ use super::segment::Segments;
 use super::space::Space;
 use super::tables::Fault;
 use super::writer::{Act, Command, Reply};
-use super::{Config, Disk, Error, Figures, State, StoredNarInfo, lock};
+use super::{Config, Disk, Error, Figures, State, StoredNarInfo, lock, within};
 use crate::metrics::Metrics;
 use crate::nix::{NarHash, StorePathHash};
 
@@ -37,6 +37,10 @@ const PENDING_ROWS_MAX: usize = 32;
 /// costs a little accuracy of the order of eviction.
 const USES_MAX: usize = 16_384;
 
+/// How long a caller waits for the writer: longer than a card stalls for its own housekeeping,
+/// shorter than a client waits for an answer.
+pub(super) const WRITER_WAIT: Duration = Duration::from_mins(1);
+
 /// Work for a reading thread.
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
@@ -50,6 +54,9 @@ pub(super) struct Shared {
     pub(super) index_jobs: Queue<Job>,
     pub(super) row_jobs: Queue<Job>,
     pub(super) pending_rows: Arc<Semaphore>,
+    /// Segments that met an I/O error while they were written: they take no more rows as long as
+    /// this process lives.
+    pub(super) shunned: Mutex<BTreeSet<u32>>,
     /// True once the first attempt to open has ended.
     pub(super) first_opened: watch::Sender<bool>,
     status: Mutex<Status>,
@@ -73,6 +80,7 @@ impl Shared {
             index_jobs: Queue::new(JOBS_MAX),
             row_jobs: Queue::new(JOBS_MAX),
             pending_rows: Arc::new(Semaphore::new(PENDING_ROWS_MAX)),
+            shunned: Mutex::default(),
             first_opened: watch::Sender::new(false),
             status: Mutex::new(Status::Degraded { reason, since: Instant::now() }),
         }
@@ -137,7 +145,7 @@ impl Shared {
     pub(super) async fn on_index<T: Send + 'static>(
         &self,
         session: &Arc<Session>,
-        act: impl FnOnce(&Session) -> Result<T, Fault> + Send + 'static,
+        act: impl FnOnce(&Arc<Session>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
         let asked = session.clone();
         let job = move || act(&asked);
@@ -160,8 +168,25 @@ impl Shared {
     ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         let command = Command::In(session.clone(), act(reply));
-        self.commands.push(command).await.map_err(|_| Error::Closing)?;
-        answer.await.map_err(|_| Error::Closing)?
+        within(WRITER_WAIT, async {
+            self.commands.push(command).await.map_err(|_| Error::Closing)?;
+            self.hear(answer).await
+        })
+        .await
+    }
+
+    /// What the writer says; nothing when it was lost in the middle of it.
+    pub(super) async fn hear<T>(
+        &self,
+        answer: oneshot::Receiver<Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_unsaid) => match self.session() {
+                Ok(_) => Err(Error::Degraded("the disk failed in the middle of this".into())),
+                Err(error) => Err(error),
+            },
+        }
     }
 
     /// The index failed somebody: the writer is told to give the session up.
@@ -238,6 +263,8 @@ pub(super) struct Overlay {
 pub(super) struct Pins {
     counts: HashMap<u64, usize>,
     doomed: HashSet<u64>,
+    /// How many were forgotten so far.
+    forgotten: u64,
 }
 
 impl Pins {
@@ -266,6 +293,13 @@ impl Pins {
     /// Its rows are gone.
     pub(super) fn forget(&mut self, id: u64) {
         self.doomed.remove(&id);
+        self.forgotten += 1;
+    }
+
+    /// While this stays the same, an id that was seen in the index can be pinned, or is known as
+    /// doomed.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 }
 
@@ -294,6 +328,8 @@ pub(super) struct Session {
     pub(super) nars: AtomicU64,
     /// When NARs were finished whose `NarHash` was held with another file hash before.
     pub(super) changed: Mutex<HashMap<u64, Instant>>,
+    /// Whether the writer has something to do of its own accord.
+    pub(super) busy: AtomicBool,
     uses: Mutex<HashMap<Used, u64>>,
     over: AtomicBool,
 }
@@ -313,6 +349,7 @@ impl Session {
             narinfos: AtomicU64::new(0),
             nars: AtomicU64::new(0),
             changed: Mutex::default(),
+            busy: AtomicBool::new(true),
             uses: Mutex::default(),
             over: AtomicBool::new(false),
         }

@@ -70,6 +70,9 @@ pub(super) enum Fault {
     /// A row is not what was written.
     #[error("a row of {0} is damaged")]
     Damaged(&'static str),
+    /// A row that must be there is not: the tree above it is damaged.
+    #[error("a row of {0} is missing")]
+    Missing(&'static str),
     /// Whatever else keeps a store from being opened: a sentence that says what to do.
     #[error("{0}")]
     Refused(Arc<str>),

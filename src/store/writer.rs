@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,10 +13,10 @@ use redb::{Database, Durability, WriteTransaction};
 use tokio::sync::oneshot;
 
 use super::evict::{Removal, Waiting};
-use super::fill::Fill;
-use super::group::{Finishing, Landing};
+use super::fill::{Fill, Room};
+use super::group::{Finishing, GROUP_AGE_MAX, Landing};
 use super::layout::Row;
-use super::nar::HeldNar;
+use super::nar::{HeldNar, Place};
 use super::open::{self, FolderLock, Opened, Totals};
 use super::queue::Popped;
 use super::records::SegmentRecord;
@@ -60,15 +61,15 @@ pub(super) enum Act {
     /// More ids for fills: all reserved ones are given.
     Ids(Reply<()>),
     /// Room is wanted that is not there.
-    Room { bytes: u64, reply: Reply<()> },
+    Room { bytes: u64, reply: Reply<Room> },
     /// A row to be landed.
     Row { fill: Arc<Fill>, row: Row, value: Bytes },
     /// A NAR is whole.
     Finish { fill: Arc<Fill>, finished: Finished, reply: Reply<HeldNar> },
     /// A fill was given up.
     Abandon(Arc<Fill>),
-    /// A NAR is not what it should be.
-    Damaged { id: u64, nar_hash: NarHash },
+    /// A row could not be read, or is not what it should be.
+    Damaged { place: Place, nar_hash: NarHash },
     /// A NAR has to go.
     Withdraw { nar_hash: NarHash, reply: Reply<()> },
     /// The last reader of a doomed NAR left.
@@ -82,10 +83,10 @@ impl Act {
     pub(super) fn refuse(self, error: Error) {
         match self {
             Self::Index(op) => op.refuse(error),
-            Self::Ids(reply)
-            | Self::Room { reply, .. }
-            | Self::Withdraw { reply, .. }
-            | Self::Flush(reply) => drop(reply.send(Err(error))),
+            Self::Ids(reply) | Self::Withdraw { reply, .. } | Self::Flush(reply) => {
+                drop(reply.send(Err(error)))
+            }
+            Self::Room { reply, .. } => drop(reply.send(Err(error))),
             Self::Finish { reply, .. } => drop(reply.send(Err(error))),
             Self::Row { .. } | Self::Abandon(_) | Self::Damaged { .. } | Self::Unread => {}
         }
@@ -121,8 +122,6 @@ pub(super) struct SegmentState {
     pub(super) unknown_bytes: u64,
     /// Bytes that the index counts and whose rows are gone.
     pub(super) gone_bytes: u64,
-    /// It failed: nothing is written to it any more.
-    pub(super) failed: bool,
 }
 
 impl SegmentState {
@@ -161,6 +160,8 @@ pub(super) struct Writer {
     pub(super) room: VecDeque<Waiting>,
     /// Orphans of a crash: segment and the id from which on it may hold unknown rows.
     pub(super) searches: VecDeque<(u32, u64, u64)>,
+    /// Damaged segments whose NARs have to go, and from which id on.
+    pub(super) sweeps: VecDeque<(u32, u64)>,
     pub(super) last_ask: Instant,
     /// The folder is ours until all is closed.
     _folder_lock: FolderLock,
@@ -178,8 +179,13 @@ pub(super) fn run(shared: &Arc<Shared>) {
     loop {
         let reason = match catch_unwind(AssertUnwindSafe(|| open::open(shared))) {
             Ok(Ok(opened)) => {
-                wait = REOPEN_FIRST;
-                match live(shared, opened) {
+                let since = Instant::now();
+                let ended = live(shared, opened);
+                // One that is lost as soon as it is open is no better than one that does not open.
+                if since.elapsed() > REOPEN_MAX {
+                    wait = REOPEN_FIRST;
+                }
+                match ended {
                     End::Closed => break,
                     End::Lost(reason) => reason,
                 }
@@ -227,6 +233,7 @@ fn rest(shared: &Shared, wait: Duration, reason: &Arc<str>) -> bool {
 fn live(shared: &Arc<Shared>, opened: Opened) -> End {
     let session = opened.session.clone();
     let mut writer = Writer::new(shared.clone(), opened);
+    writer.observe_disk();
     shared.opened(session.clone());
     let ended = catch_unwind(AssertUnwindSafe(|| writer.run()));
     session.end();
@@ -281,6 +288,7 @@ impl Writer {
             removals: opened.removals.into(),
             room: VecDeque::new(),
             searches: opened.searches.into(),
+            sweeps: opened.sweeps.into(),
             last_ask: Instant::now(),
             _folder_lock: opened.folder_lock,
         }
@@ -290,7 +298,10 @@ impl Writer {
         loop {
             match self.shared.commands.pop(self.patience()) {
                 Popped::Item(Command::Close) | Popped::Closed => {
-                    self.shut()?;
+                    // The end comes whatever the disk says to it.
+                    if let Err(fault) = self.shut() {
+                        tracing::error!(fault = %sentence(&fault), "store closed without its last");
+                    }
                     return Ok(End::Closed);
                 }
                 Popped::Item(Command::Lost { session, reason }) => {
@@ -324,10 +335,16 @@ impl Writer {
             || !self.finishing.is_empty()
             || !self.ops.is_empty()
             || self.has_background_work();
+        self.session.busy.store(busy, Ordering::Release);
         if busy {
             return Some(Duration::ZERO);
         }
-        self.waiting_since.map(|_| QUIET.saturating_sub(self.last_ask.elapsed()))
+        let since = self.waiting_since?;
+        // A fill that gets no bytes keeps the quiet from coming; its next word, or age, ends that.
+        if lock(&self.session.fills).is_empty() {
+            return Some(QUIET.saturating_sub(self.last_ask.elapsed()));
+        }
+        Some(GROUP_AGE_MAX.saturating_sub(since.elapsed()))
     }
 
     /// Things wait for a durable commit, and nothing was asked for a while.
@@ -360,7 +377,7 @@ impl Writer {
                 self.orphan(&fill);
                 Ok(())
             }
-            Act::Damaged { id, nar_hash } => self.damaged(id, nar_hash),
+            Act::Damaged { place, nar_hash } => self.damaged(place, nar_hash),
             Act::Withdraw { nar_hash, reply } => {
                 self.withdraw(nar_hash)?;
                 drop(reply.send(Ok(())));

@@ -1,5 +1,6 @@
 //! What the store's tests stand on: a store in a folder of its own, NARs made of a seed.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -8,6 +9,10 @@ use sha2::{Digest, Sha256};
 use crate::metrics::Metrics;
 use crate::nix::{Compression, FileHash, NarHash, NarInfo, StorePath};
 use crate::store::disk::Folder;
+use crate::store::evict::takes_of;
+use crate::store::records::{NarRecord, id_of_key, row_key};
+use crate::store::segment::number_of;
+use crate::store::tables::NAR;
 use crate::store::{
     Config, Disk, Error, Finished, HeldNar, NarWriter, Origin, State, Store, StoredNarInfo,
 };
@@ -38,6 +43,13 @@ impl House {
 
     pub(super) async fn open(&self) -> Store {
         let store = self.start(Arc::new(Folder { path: self.path() }));
+        assert_eq!(store.first_opened().await, State::Open);
+        store
+    }
+
+    /// Opens on a disk of the test's.
+    pub(super) async fn open_on(&self, disk: impl Disk) -> Store {
+        let store = self.start(Arc::new(disk));
         assert_eq!(store.first_opened().await, State::Open);
         store
     }
@@ -141,6 +153,86 @@ pub(super) fn narinfo(number: u64, seed: u64) -> StoredNarInfo {
     };
     let upstream = "https://cache.example".to_owned();
     StoredNarInfo { narinfo, upstream, origin: Origin::Upstream }
+}
+
+/// Numbers from a seed (splitmix64), so that a failure can be replayed.
+pub(super) struct Chance(pub(super) u64);
+
+impl Chance {
+    /// A number below `end`.
+    pub(super) fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
+/// How often seeded tests go round.
+pub(super) fn rounds() -> u64 {
+    std::env::var("SNOWBERRY_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+}
+
+/// Waits until the store is open (or degraded) again.
+pub(super) async fn until_state(store: &Store, open: bool) {
+    let mut changes = store.shared.first_opened.subscribe();
+    let wait = async {
+        while matches!(store.state(), State::Open) != open {
+            changes.changed().await.unwrap();
+        }
+    };
+    let waited = tokio::time::timeout(std::time::Duration::from_mins(1), wait).await;
+    assert!(waited.is_ok(), "{:?}", store.state());
+}
+
+/// Waits until the writer has nothing left to do of its own accord.
+pub(super) async fn until_idle(store: &Store) {
+    let idle = |store: &Store| {
+        let busy = store.shared.session().unwrap();
+        !busy.busy.load(std::sync::atomic::Ordering::Acquire)
+    };
+    store.flush().await.unwrap();
+    // Said anew by the writer after all that was asked before.
+    store.shared.session().unwrap().busy.store(true, std::sync::atomic::Ordering::Release);
+    until(store, idle).await;
+}
+
+/// The records of all NARs in the index, doomed ones too.
+pub(super) fn records(store: &Store) -> Vec<(u64, NarRecord)> {
+    let session = store.shared.session().unwrap();
+    let rows = session.index.read(|txn| NAR.scan(txn, &[], usize::MAX, |_| true)).unwrap();
+    let record = |(key, body): &(Vec<u8>, Vec<u8>)| {
+        (id_of_key(key).unwrap(), NarRecord::from_bytes(NAR, body).unwrap())
+    };
+    rows.iter().map(record).collect()
+}
+
+/// When the store is idle its count is what its records say, and its segments hold their rows
+/// and no others.
+pub(super) async fn check_books(store: &Store) {
+    until_idle(store).await;
+    let records = records(store);
+    let takes = |(_, record): &(u64, NarRecord)| -> u64 {
+        takes_of(&record.parts, record.file_size).values().sum()
+    };
+    assert_eq!(store.figures().used_bytes, records.iter().map(takes).sum::<u64>());
+    assert_eq!(store.figures().nars, u64::try_from(records.len()).unwrap());
+    let mut expected = BTreeSet::new();
+    for (id, record) in &records {
+        for part in &record.parts {
+            let rows = part.first_row..part.first_row + part.rows;
+            expected.extend(rows.map(|row| (part.segment, row_key(*id, row))));
+        }
+    }
+    let session = store.shared.session().unwrap();
+    let mut found = BTreeSet::new();
+    for name in store.shared.disk.names().unwrap() {
+        let Some(segment) = number_of(&name) else { continue };
+        let rows = session.segments.keys(segment).unwrap();
+        found.extend(rows.into_iter().map(|row| (segment, row)));
+    }
+    assert!(found == expected, "{} rows found, {} expected", found.len(), expected.len());
 }
 
 /// Waits until something the store does in the background has come true.

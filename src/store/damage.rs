@@ -1,0 +1,144 @@
+//! What failed is told apart: a NAR whose rows are not what was written, a segment that cannot be
+//! used, the disk. Each takes only its own with it.
+
+use super::index::Index;
+use super::lock;
+use super::nar::Place;
+use super::records::{NarRecord, Part, id_of_key};
+use super::session::sentence;
+use super::tables::{Fault, NAR};
+use super::writer::{Durable, Writer};
+use crate::nix::NarHash;
+
+/// Records looked at in one slice of a sweep; what is doomed is written in one transaction.
+const RECORDS_A_SWEEP: usize = 512;
+
+/// Whether it is the system that failed, and not what the file says.
+fn is_io(fault: &Fault) -> bool {
+    match fault {
+        Fault::Io { source, .. } => source.kind() != std::io::ErrorKind::NotFound,
+        Fault::Redb(error) => {
+            let by_length = |error: &std::io::Error| {
+                error.kind() == std::io::ErrorKind::UnexpectedEof
+                    || error.kind() == std::io::ErrorKind::InvalidData
+            };
+            if let redb::Error::Io(error) = &**error {
+                return !by_length(error);
+            }
+            matches!(**error, redb::Error::PreviousIo)
+        }
+        Fault::Damaged(_) | Fault::Missing(_) | Fault::Refused(_) | Fault::Panicked => false,
+    }
+}
+
+impl Writer {
+    /// A reader could not read a row, or it is not what was written.
+    pub(super) fn damaged(&mut self, place: Place, nar_hash: NarHash) -> Result<(), Fault> {
+        let Place { segment, id, row } = place;
+        if lock(&self.session.pins).is_doomed(id) {
+            return Ok(());
+        }
+        // A dead disk fails the index too: then nothing is lost but the session.
+        Index::probe(&self.shared.disk)?;
+        let is_failed = self.segments.get(&segment).is_none_or(|state| state.record.failed);
+        if !is_failed && let Err(fault) = self.session.segments.check_open(segment) {
+            return self.fail_segment(segment, &fault);
+        }
+        match self.session.segments.read_row(segment, id, row.number) {
+            Ok(_) if !is_failed => {
+                tracing::warn!(segment, id, row = row.number, "row could be read at second try");
+                return Ok(());
+            }
+            Err(fault) if !is_failed && !is_io(&fault) && !matches!(fault, Fault::Damaged(_)) => {
+                return self.fail_segment(segment, &fault);
+            }
+            Ok(_) | Err(_) => {}
+        }
+        self.shared.metrics.corrupt.inc();
+        tracing::error!(id, nar = %nar_hash.to_nix32(), "stored NAR is damaged and withdrawn");
+        self.withdraw_id(id)
+    }
+
+    /// This NAR has to go, and not one that has its name by now.
+    fn withdraw_id(&mut self, id: u64) -> Result<(), Fault> {
+        self.leave_group(|nar| nar.id == id);
+        let found = self.session.index.read(|txn| {
+            let body = NAR.get(txn, &id.to_be_bytes())?;
+            body.map(|body| NarRecord::from_bytes(NAR, &body)).transpose()
+        })?;
+        match found.filter(|record| !record.doomed) {
+            Some(record) => {
+                lock(&self.session.pins).doom(id);
+                self.doom(&[(id, record)])
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The writer met a fault in a segment: the disk's, which ends the session, or the segment's.
+    pub(super) fn segment_trouble(&mut self, segment: u32, fault: Fault) -> Result<(), Fault> {
+        // A second time it is this place of the disk.
+        if is_io(&fault) && lock(&self.shared.shunned).insert(segment) {
+            return Err(fault);
+        }
+        self.fail_segment(segment, &fault)
+    }
+
+    /// A segment is lost with all that is in it; nothing else is.
+    fn fail_segment(&mut self, segment: u32, fault: &Fault) -> Result<(), Fault> {
+        self.shared.metrics.corrupt.inc();
+        let fault = sentence(fault);
+        tracing::error!(segment, %fault, "segment is damaged, its NARs are withdrawn");
+        self.segments.entry(segment).or_default().record.failed = true;
+        self.changed_segments.insert(segment);
+        if self.current == Some(segment) {
+            self.current = None;
+            self.segment_dirty = false;
+        }
+        if let Err(fault) = self.session.segments.close(segment) {
+            tracing::warn!(segment, fault = %sentence(&fault), "segment did not close cleanly");
+        }
+        self.searches.retain(|search| search.0 != segment);
+        let lies = |parts: &[Part]| parts.iter().any(|part| part.segment == segment);
+        let fills: Vec<_> = lock(&self.session.fills).values().cloned().collect();
+        for fill in fills.iter().filter(|fill| lies(&fill.rows().0)) {
+            fill.abandoned();
+            self.orphan(fill);
+        }
+        self.leave_group(|nar| lies(&nar.record.parts));
+        self.sweeps.push_back((segment, 0));
+        self.commit_index(Durable::Yes, |_, _| Ok(()))
+    }
+
+    /// Dooms some of a failed segment's NARs.
+    pub(super) fn sweep_slice(&mut self, segment: u32, from: u64) -> Result<(), Fault> {
+        let found = self.session.index.read(|txn| {
+            let rows = NAR.scan(txn, &from.to_be_bytes(), RECORDS_A_SWEEP, |_| true)?;
+            let record = |(key, body): (Vec<u8>, Vec<u8>)| {
+                let id = id_of_key(&key).ok_or(Fault::Damaged(NAR.name()))?;
+                Ok((id, NarRecord::from_bytes(NAR, &body)?))
+            };
+            rows.into_iter().map(record).collect::<Result<Vec<_>, Fault>>()
+        })?;
+        let last = found.last().map(|(id, _)| *id);
+        let lies = |record: &NarRecord| {
+            !record.doomed && record.parts.iter().any(|part| part.segment == segment)
+        };
+        let chosen: Vec<_> = found.into_iter().filter(|(_, record)| lies(record)).collect();
+        if !chosen.is_empty() {
+            let mut pins = lock(&self.session.pins);
+            for (id, _) in &chosen {
+                pins.doom(*id);
+            }
+            drop(pins);
+            self.doom(&chosen)?;
+        }
+        match last {
+            Some(last) => {
+                self.sweeps.push_front((segment, last + 1));
+                Ok(())
+            }
+            None => self.tidy_segment(segment),
+        }
+    }
+}
