@@ -33,6 +33,9 @@ mod through;
 mod documents;
 pub(crate) mod ingest;
 
+#[cfg(test)]
+mod tests;
+
 use memory::Memory;
 use permits::Permits;
 use prefetch::Prefetch;
