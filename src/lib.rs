@@ -2,11 +2,11 @@
 //! keeps this). Read the modules in this order, then follow one request down and up.
 //!
 //! ```text
-//!               main → cli → daemon           owns every task, opens every door
-//!                              │
+//!               main -> cli -> daemon         owns every task, opens every door
+//!                              |
 //!                            http             what clients see
-//!                        cache    push        the decisions: reads │ writes
-//!                      store      upstream    the disk │ other caches: they never meet
+//!                        cache    push        the decisions: reads | writes
+//!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
 //!         (beside the house: units, config, metrics, page, systemd)
 //! ```

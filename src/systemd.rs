@@ -1,1 +1,50 @@
-//! systemd
+//! What systemd hands to a service and wants to hear from it: sockets, readiness, signs of life.
+//! Without systemd every call is a quiet no.
+
+use std::io;
+use std::net::TcpListener;
+use std::time::Duration;
+
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+use tracing::warn;
+
+/// The TCP listeners that were handed over, none without socket activation. Takes the variables
+/// that name them out of the environment, so it must be called before threads run.
+pub fn inherited_sockets() -> io::Result<Vec<TcpListener>> {
+    let mut handed = ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..handed.len() {
+        // A descriptor that is no TCP listener is an error of the unit and refused here.
+        sockets.extend(handed.take_tcp_listener(index)?);
+    }
+    Ok(sockets)
+}
+
+/// The service answers.
+pub fn ready() {
+    tell(NotifyState::Ready);
+}
+
+/// The service ends.
+pub fn stopping() {
+    tell(NotifyState::Stopping);
+}
+
+/// The service lives: to be told again within [`watchdog_interval`].
+pub fn alive() {
+    tell(NotifyState::Watchdog);
+}
+
+/// How often [`alive`] is wanted: half of what the unit allows, as `sd_watchdog_enabled(3)` advises.
+/// `None` when nobody watches.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|allowed| allowed / 2).filter(|half| !half.is_zero())
+}
+
+/// A supervisor that does not listen must not end the service.
+fn tell(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        warn!(error = &error as &dyn std::error::Error, "cannot tell systemd");
+    }
+}

@@ -2,7 +2,8 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer};
 
 /// Why a text is not a size or a span.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,7 +49,7 @@ const SPAN_UNITS_MS: [(&str, u64); 7] = [
     ("days", 24 * 3600 * 1000),
 ];
 
-/// A decimal number (digits, at most one point) and its unit, as `number × factor` rounded down.
+/// A decimal number (digits, at most one point) and its unit, as `number * factor` rounded down.
 fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -105,13 +106,30 @@ impl fmt::Display for ByteSize {
 
 impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        deserializer.deserialize_str(Text { wanted: SIZE_WANTED, read: Self::from_str })
     }
 }
 
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        deserializer.deserialize_str(Text { wanted: SPAN_WANTED, read: Self::from_str })
+    }
+}
+
+/// Reads a text, and says what is wanted when it finds something else.
+struct Text<T> {
+    wanted: &'static str,
+    read: fn(&str) -> Result<T, UnitError>,
+}
+
+impl<T> Visitor<'_> for Text<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.wanted)
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        (self.read)(text).map_err(E::custom)
     }
 }
 

@@ -1,11 +1,48 @@
 //! Reads: hit, miss or absent. The state machine between the disk and the other caches.
+//!
+//! A narinfo: [`narinfo`] looks into [`memory`] and the store, and asks upstreams ([`ask`]) whom it
+//! trusts as [`trust`] says; [`prefetch`] asks ahead. A NAR: held, or a [`fill`], which finds
+//! [`sources`] and moves one of them ([`transfer`], [`stall`]) through the [`ingest`] under a
+//! permit ([`permits`]) into the store; with no room, [`through`]. The rest: [`documents`].
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
-use crate::nix::{FileHash, NarName, PublicKey, StoreDir, StorePathHash};
+use crate::nix::{FileHash, NarHash, NarName, PublicKey, StoreDir, StorePathHash, TrustedKeys};
 use crate::store::{self, Store};
 use crate::upstream::{self, Upstream};
+
+mod narinfo;
+mod memory;
+mod ask;
+mod trust;
+mod prefetch;
+mod fill;
+mod stream;
+mod sources;
+mod transfer;
+mod stall;
+mod permits;
+mod through;
+mod documents;
+pub(crate) mod ingest;
+
+use memory::Memory;
+use permits::Permits;
+use prefetch::Prefetch;
+use stall::{PATIENCE, Patience};
+
+pub use stream::{Cut, NarStream};
+
+// The nouns of the floors below that answers are made of, for those above, who may not go there.
+pub use crate::store::{Figures as StoreFigures, HeldNar, State as StoreState};
+pub use crate::upstream::{Health, HealthState};
 
 /// What the daemon tells the cache.
 #[derive(Debug, Clone)]
@@ -32,6 +69,7 @@ pub enum Outcome<T> {
 }
 
 /// A NAR as it is handed out.
+#[derive(Debug)]
 pub enum NarAnswer {
     /// Whole here.
     Held(store::HeldNar),
@@ -52,77 +90,157 @@ pub enum NarWant {
     Part,
 }
 
-/// A NAR's zstd stream as it comes. An error means: cut the response, never end it cleanly.
-pub struct NarStream {}
+/// The door. Cheap to clone.
+#[derive(Clone)]
+pub struct Cache {
+    inner: Arc<Inner>,
+}
 
-impl NarStream {
-    /// The next bytes; `None` after the last, when the NAR's hash was right.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Cut> {
-        todo!()
+/// What the rooms share. No two of its locks are ever held together, none across an await.
+struct Inner {
+    config: Config,
+    own_keys: TrustedKeys,
+    store: Store,
+    upstreams: Vec<Upstream>,
+    metrics: Metrics,
+    memory: Memory,
+    questions: Mutex<HashMap<StorePathHash, narinfo::Running>>,
+    prefetch: Prefetch,
+    fills: Mutex<HashMap<NarHash, fill::Fill>>,
+    permits: Permits,
+    through: Arc<Semaphore>,
+    ingest: ingest::Ingest,
+    patience: Patience,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+/// Locks a map for a few lines. What was poisoned is still a map: each change of one is a single call.
+fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    fn is_degraded(&self) -> bool {
+        matches!(self.store.state(), store::State::Degraded { .. })
     }
 }
 
-/// The NAR went wrong in the middle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the NAR could not be completed")]
-pub struct Cut;
-
-/// The door. Cheap to clone.
-#[derive(Clone)]
-pub struct Cache {}
-
 impl Cache {
-    /// Opens the door.
-    pub fn new(
-        _config: Config,
-        _store: Store,
-        _upstreams: Vec<Upstream>,
-        _metrics: Metrics,
+    /// Opens the door. The order of the upstreams is their priority.
+    pub fn new(config: Config, store: Store, upstreams: Vec<Upstream>, metrics: Metrics) -> Self {
+        Self::patient(config, store, upstreams, metrics, PATIENCE)
+    }
+
+    fn patient(
+        config: Config,
+        store: Store,
+        upstreams: Vec<Upstream>,
+        metrics: Metrics,
+        patience: Patience,
     ) -> Self {
-        todo!()
+        let tasks = TaskTracker::new();
+        let inner = Inner {
+            own_keys: TrustedKeys::new(config.own_keys.clone()),
+            store,
+            upstreams,
+            metrics,
+            memory: Memory::new(),
+            questions: Mutex::default(),
+            prefetch: Prefetch::default(),
+            fills: Mutex::default(),
+            permits: Permits::new(config.codec_memory_bytes),
+            through: Arc::new(Semaphore::new(through::THROUGH_MAX)),
+            ingest: ingest::Ingest::new(tasks.clone()),
+            patience,
+            tasks,
+            closing: CancellationToken::new(),
+            config,
+        };
+        Self { inner: Arc::new(inner) }
     }
+
     /// A narinfo that is ready in memory: no waiting, for the reactor.
-    pub fn ready_narinfo(&self, _key: StorePathHash) -> Option<Bytes> {
-        todo!()
+    pub fn ready_narinfo(&self, key: StorePathHash) -> Option<Bytes> {
+        let ready = self.inner.memory.ready(key)?;
+        (!self.inner.is_degraded()).then_some(ready)
     }
+
     /// The narinfo of this key, ready to be sent, within 2.5 s whatever happens.
-    pub async fn narinfo(&self, _key: StorePathHash) -> Outcome<Bytes> {
-        todo!()
+    pub async fn narinfo(&self, key: StorePathHash) -> Outcome<Bytes> {
+        narinfo::answer(&self.inner, key).await
     }
+
     /// The NAR by its canonical name.
-    pub async fn nar(&self, _name: NarName, _want: NarWant) -> NarAnswer {
-        todo!()
+    pub async fn nar(&self, name: NarName, want: NarWant) -> NarAnswer {
+        if self.inner.is_degraded() {
+            return NarAnswer::Absent;
+        }
+        match (self.inner.store.nar(name.nar_hash).await, want) {
+            (Ok(Some(held)), _) => NarAnswer::Held(held),
+            (Ok(None), NarWant::Whole) => Box::pin(fill::follow(&self.inner, name)).await,
+            (Ok(None), NarWant::Head | NarWant::Part) | (Err(_), _) => NarAnswer::Absent,
+        }
     }
-    /// The NAR file by an uploader's file name: for the push side.
+
+    /// The NAR file by an uploader's file name: for the push side, which does not exist yet.
+    #[expect(clippy::unused_async, reason = "the store will be asked once there are uploads")]
     pub async fn alias(&self, _file_hash: FileHash) -> Option<NarName> {
-        todo!()
+        None
     }
+
     /// The `.ls` of a store path.
-    pub async fn listing(&self, _key: StorePathHash) -> Outcome<Bytes> {
-        todo!()
+    pub async fn listing(&self, key: StorePathHash) -> Outcome<Bytes> {
+        documents::listing(&self.inner, key).await
     }
-    /// A small document by its path (`log/…`, `realisations/…`, `build-trace-v2/…`, `debuginfo/…`).
-    pub async fn document(&self, _path: &str) -> Outcome<Bytes> {
-        todo!()
+
+    /// A small document by its path (`log/*`, `realisations/*`, `build-trace-v2/*`, `debuginfo/*`).
+    pub async fn document(&self, path: &str) -> Outcome<Bytes> {
+        documents::document(&self.inner, path).await
     }
+
+    /// Forgets what memory says of this key: its narinfo was just published or withdrawn here.
+    pub fn forget(&self, key: StorePathHash) {
+        self.inner.memory.forget_ready(key);
+        self.inner.memory.absent.forget(&key);
+    }
+
     /// How the store is, for page, status and health.
     pub fn store_state(&self) -> store::State {
-        todo!()
+        self.inner.store.state()
     }
+
     /// The store's figures.
     pub fn store_figures(&self) -> store::Figures {
-        todo!()
+        self.inner.store.figures()
     }
+
     /// The upstreams and how they are, in order.
     pub fn upstreams(&self) -> Vec<(String, upstream::Health)> {
-        todo!()
+        let upstreams = self.inner.upstreams.iter();
+        upstreams.map(|upstream| (upstream.url().to_string(), upstream.health())).collect()
     }
-    /// Since when no upstream answers, in seconds; `None` while one does.
+
+    /// Since when no upstream answers, in seconds; `None` while one does, or when there is none.
     pub fn offline_since_s(&self) -> Option<u64> {
-        todo!()
+        let health = self.inner.upstreams.iter().map(Upstream::health);
+        let mut since = None;
+        for upstream in health {
+            match upstream.state {
+                HealthState::Up => return None,
+                HealthState::Down | HealthState::Refusing => {
+                    let down = upstream.since.as_secs();
+                    since = Some(since.map_or(down, |since: u64| since.min(down)));
+                }
+            }
+        }
+        since
     }
+
     /// Ends what runs (fills, questions), within the caller's patience.
     pub async fn close(&self) {
-        todo!()
+        self.inner.closing.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
     }
 }

@@ -1,1 +1,224 @@
-//! The command line.
+//! The command tree and what each command means as an exit code. The commands themselves stand one
+//! in a file.
+
+mod check;
+mod key;
+mod log;
+mod man;
+mod out;
+mod serve;
+mod status;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::config::{self, Config, Surroundings};
+
+/// Done.
+const DONE: u8 = 0;
+/// Failed: the message says at what.
+const FAILED: u8 = 1;
+/// The command line is wrong.
+const USAGE: u8 = 2;
+/// The configuration is wrong: `EX_CONFIG` of sysexits, so that systemd need not try again.
+const CONFIG_WRONG: u8 = 78;
+
+const EXAMPLES: &str = "\
+Examples:
+  snowberry serve
+      cache https://cache.nixos.org at http://127.0.0.1:8500, without any configuration
+  snowberry serve --config snowberry.toml
+      what that file says
+  snowberry serve --set 'listen=[\"[::]:8500\"]' --set 'store.budget=\"20 GiB\"'
+      keys of the file, given on the command line
+  snowberry check
+      what is wrong, and what to do about it, without starting
+  nix copy --from http://127.0.0.1:8500 /nix/store/...
+      ask it as a client does
+
+Exit codes: 0 done, 1 failed, 2 the command line is wrong, 78 the configuration is wrong.";
+
+const CONFIG_HELP: &str = "\
+Without --config the file is $SNOWBERRY_CONFIG, else /etc/snowberry/snowberry.toml if it exists,
+else there is none, which is valid. snowberry.toml(5) explains each key.";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  snowberry serve
+  snowberry serve --set 'upstream=[{url=\"file:///mnt/stick\",unsigned=true}]'
+  SNOWBERRY_LOG=snowberry=debug snowberry serve
+
+Ends at SIGTERM or SIGINT once running answers are given, and at once at a second one.
+$SNOWBERRY_LOG is a filter of what is logged to stderr: error, warn, info (the default), debug, or
+module=level, with commas between.";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  snowberry status
+  snowberry status --url http://snowberry.local
+  snowberry status --json | jq .store.used_bytes";
+
+const KEY_EXAMPLES: &str = "\
+Examples:
+  snowberry key show
+      the line for trusted-public-keys on the clients
+  snowberry key generate house-1 > house.secret
+      a new key pair; the file is secret";
+
+/// The Nix binary cache of a home network.
+///
+/// Answers Nix clients from its own disk and fetches what it lacks from other caches: an https
+/// cache such as cache.nixos.org, an S3 bucket, a folder.
+#[derive(Debug, Parser)]
+#[command(name = "snowberry", version, after_help = EXAMPLES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the cache.
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ConfigArgs),
+    /// Say what is wrong and what to do about it, without starting.
+    #[command(after_help = CONFIG_HELP)]
+    Check(ConfigArgs),
+    /// Ask a running cache how it is.
+    #[command(after_help = STATUS_EXAMPLES)]
+    Status(status::StatusArgs),
+    /// Keys in Nix's format.
+    #[command(after_help = KEY_EXAMPLES)]
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Print what a shell needs to complete this command line.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual of `snowberry`, or write all its pages into a folder.
+    Man {
+        /// Where to write every page, snowberry.toml(5) among them.
+        dir: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Print a new secret key of this name, as `nix key generate-secret` does.
+    Generate {
+        /// Its name, such as cache.example-1: clients know keys by their names.
+        name: String,
+    },
+    /// Print the public key of this machine's cache.
+    #[command(after_help = CONFIG_HELP)]
+    Show(ConfigArgs),
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Lay one key over the file; the value is TOML, so a string needs quotes of its own.
+    #[arg(long, value_name = "KEY=TOML-VALUE")]
+    set: Vec<String>,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, config::Error> {
+        config::load(self.config.as_deref(), &self.set, &Surroundings::of_this_process())
+    }
+}
+
+/// How a command that ran to its end ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Well,
+    /// What was asked was done, and the answer is no: `check` found something.
+    Badly,
+}
+
+/// Runs the command of these arguments, the first of which is the program's own name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. A closed pipe changes nothing.
+            out::ignore_closed_pipe(error.print());
+            return ExitCode::from(if error.use_stderr() { USAGE } else { DONE });
+        }
+    };
+    match run(cli.command) {
+        Ok(Ended::Well) => ExitCode::from(DONE),
+        Ok(Ended::Badly) => ExitCode::from(FAILED),
+        Err(error) => {
+            out::error(&error);
+            let is_config = error.chain().any(<dyn std::error::Error>::is::<config::Error>);
+            ExitCode::from(if is_config { CONFIG_WRONG } else { FAILED })
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<Ended> {
+    match command {
+        Command::Serve(config) => serve::run(&config),
+        Command::Check(config) => check::run(&config),
+        Command::Status(args) => status::run(&args),
+        Command::Key { command: KeyCommand::Generate { name } } => key::generate(&name),
+        Command::Key { command: KeyCommand::Show(config) } => key::show(&config),
+        Command::Completions { shell } => man::completions(shell),
+        Command::Man { dir } => man::run(dir.as_deref()),
+    }
+}
+
+fn command_tree() -> clap::Command {
+    Cli::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_sound() {
+        command_tree().debug_assert();
+    }
+
+    #[test]
+    fn every_command_and_argument_is_explained() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{}", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(
+                    argument.get_help().is_some() || argument.get_id() == "help",
+                    "{} {}",
+                    command.get_name(),
+                    argument.get_id()
+                );
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&command_tree());
+    }
+
+    #[test]
+    fn the_exit_code_tells_usage_from_configuration() {
+        let code = |arguments: &[&str]| {
+            let arguments = arguments.iter().map(|it| OsString::from(*it));
+            format!("{:?}", main(arguments))
+        };
+        let exit = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!(code(&["snowberry", "--version"]), exit(0));
+        assert_eq!(code(&["snowberry", "no-such-command"]), exit(2));
+        assert_eq!(code(&["snowberry", "serve", "--set", "nope=1"]), exit(78));
+        assert_eq!(code(&["snowberry", "serve", "--config", "/nonexistent.toml"]), exit(78));
+        assert_eq!(code(&["snowberry", "status", "--url", "nowhere"]), exit(1));
+    }
+}

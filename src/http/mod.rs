@@ -9,6 +9,32 @@ use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::nix::{PublicKey, StoreDir};
 
+mod server;
+mod lan;
+mod stall;
+mod answer;
+mod route;
+mod front;
+mod host_rule;
+mod narinfo;
+mod nar;
+mod range;
+mod status;
+mod machine;
+mod page;
+mod figures;
+mod reply;
+mod body;
+
+#[cfg(test)]
+mod tests;
+
+pub use lan::{Prefix, PrefixError};
+
+use answer::Desk;
+use lan::Lan;
+use server::{Limits, Server};
+
 /// What the server needs to know of itself; put together by the daemon.
 pub struct Site {
     /// The cache that answers.
@@ -30,11 +56,18 @@ pub struct Site {
 }
 
 /// Serves until `stop` is cancelled, then drains: no new connections, running answers get at most
-/// the drain deadline. Returns when all have ended.
+/// the drain deadline. Returns when all have ended; fails at once on an invalid `allow`.
 pub async fn serve(
-    _listeners: Vec<TcpListener>,
-    _site: Arc<Site>,
-    _stop: CancellationToken,
+    listeners: Vec<TcpListener>,
+    site: Arc<Site>,
+    stop: CancellationToken,
 ) -> io::Result<()> {
-    todo!()
+    let lan = Lan::new(&site.allow)
+        .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
+    let desk = Arc::new(Desk::new(site));
+    let answer = move |request, local| {
+        let desk = Arc::clone(&desk);
+        async move { desk.answer(request, local).await }
+    };
+    Server::new(lan, Limits::default(), answer, stop).run(listeners).await
 }

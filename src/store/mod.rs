@@ -1,10 +1,14 @@
 //! The disk: one index and segments of rows, all redb, all behind one async door. Knows nothing of
 //! networks. Nothing outside this folder names redb.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Deserialize;
+use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
 use crate::nix::{FileHash, NarHash, NarInfo, StorePathHash};
@@ -12,7 +16,48 @@ use crate::units::ByteSize;
 
 pub mod disk;
 
+// The files, and what is in them.
+mod backend;
+mod tables;
+mod records;
+mod layout;
+mod index;
+mod segment;
+// What is in memory.
+mod queue;
+mod space;
+mod session;
+// NARs, read and being written.
+mod nar;
+mod fill;
+// The one writer.
+mod open;
+mod writer;
+mod group;
+mod small;
+mod evict;
+
 pub use disk::Disk;
+pub use fill::{Growing, NarWriter, Reservation};
+pub use nar::HeldNar;
+
+use records::SmallKey;
+use session::{Shared, Used};
+use writer::{Act, Command};
+
+/// Threads that read the index, and as many that read rows: while one waits for a slow card, the
+/// other goes on; more would only move the waiting into the kernel.
+const READ_THREADS: usize = 2;
+
+/// How long a narinfo waits for the index.
+const LOOKUP_WAIT: Duration = Duration::from_secs(1);
+
+/// How long other questions wait for the index: a card may stall for tens of seconds, a client
+/// gives up after some.
+const INDEX_WAIT: Duration = Duration::from_secs(20);
+
+/// How long closing waits for the disk; service managers kill after 90 s.
+const CLOSE_WAIT: Duration = Duration::from_secs(20);
 
 /// The `[store]` table of the configuration.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -126,172 +171,217 @@ pub struct Figures {
     pub disk_free_bytes: u64,
 }
 
+/// A guard on a mutex whose holder may have panicked: what it guards is changed in single steps,
+/// so it is whole all the same.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The door. A cheap clone of a handle; never fails to exist, though the disk behind it may.
 #[derive(Clone)]
-pub struct Store {}
+pub struct Store {
+    shared: Arc<Shared>,
+    threads: Arc<Mutex<Vec<JoinHandle<()>>>>,
+}
 
 impl Store {
     /// Starts the store's threads; opening goes on behind and is tried again with back-off for as
     /// long as it fails ([`Store::state`]). `disk` is [`disk::Folder`] but in tests of faults.
     pub fn start(
-        _config: Config,
-        _disk: Arc<dyn Disk>,
-        _metrics: Metrics,
+        config: Config,
+        disk: Arc<dyn Disk>,
+        metrics: Metrics,
     ) -> std::io::Result<Self> {
-        todo!()
+        let shared = Arc::new(Shared::new(config, disk, metrics));
+        let mut threads = Vec::new();
+        let writer = shared.clone();
+        let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        threads.push(named("store-writer").spawn(move || writer::run(&writer))?);
+        for _ in 0..READ_THREADS {
+            let (index, rows) = (shared.clone(), shared.clone());
+            threads.push(named("store-index").spawn(move || session::work(&index.index_jobs))?);
+            threads.push(named("store-rows").spawn(move || session::work(&rows.row_jobs))?);
+        }
+        Ok(Self { shared, threads: Arc::new(Mutex::new(threads)) })
     }
+
     /// Waits until the first attempt to open has ended (either way).
     pub async fn first_opened(&self) -> State {
-        todo!()
+        let mut opened = self.shared.first_opened.subscribe();
+        // The sender lives in `shared`, so waiting ends with the attempt.
+        drop(opened.wait_for(|opened| *opened).await);
+        self.state()
     }
+
     /// Open or degraded.
     pub fn state(&self) -> State {
-        todo!()
+        self.shared.state()
     }
+
     /// The store's figures.
     pub fn figures(&self) -> Figures {
-        todo!()
+        self.shared.figures()
     }
-    /// Makes durable what waits, closes the files, joins the threads.
+
+    /// Makes durable what waits, closes the files, joins the threads. A disk that does not answer
+    /// is left after 20 s.
     pub async fn close(&self) {
-        todo!()
+        self.shared.commands.push_now(Command::Close);
+        let closed = tokio::time::timeout(CLOSE_WAIT, self.shared.commands.until_closed()).await;
+        if closed.is_err() {
+            tracing::warn!("disk does not answer, closing the store without it");
+            self.shared.closed();
+            self.shared.index_jobs.close();
+            self.shared.row_jobs.close();
+            return;
+        }
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // The reading threads end after the job they are at, which a dead disk may delay.
+            if thread.is_finished() || thread.thread().name() == Some("store-writer") {
+                drop(thread.join());
+            }
+        }
+    }
+
+    /// Makes durable all that is finished so far.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let session = self.shared.session()?;
+        self.shared.ask(&session, Act::Flush).await
     }
 
     /// The narinfo kept for this key, within 1.0 s (`Error::Slow`), and the NAR when it is held.
     pub async fn lookup(
         &self,
-        _key: StorePathHash,
+        key: StorePathHash,
     ) -> Result<Option<(StoredNarInfo, Option<HeldNar>)>, Error> {
-        todo!()
+        let session = self.shared.session()?;
+        let found = self.shared.on_index(&session, move |session| {
+            let Some(stored) = small::narinfo(session, key)? else { return Ok(None) };
+            let entry = nar::entry_of(session, stored.narinfo.nar_hash)?;
+            Ok(Some((stored, entry)))
+        });
+        let found = within(LOOKUP_WAIT, found).await?;
+        Ok(found.map(|(stored, entry)| {
+            session.used(Used::Small(SmallKey::Narinfo(key)));
+            let held = entry.and_then(|entry| HeldNar::new(&self.shared, &session, entry));
+            (stored, held)
+        }))
     }
+
     /// Keeps a narinfo (replaces the one of that key). Not durable by itself; visible at once.
-    pub async fn keep_narinfo(&self, _stored: StoredNarInfo) -> Result<(), Error> {
-        todo!()
+    pub async fn keep_narinfo(&self, stored: StoredNarInfo) -> Result<(), Error> {
+        let key = stored.narinfo.store_path.hash();
+        self.change_narinfo(key, Some(stored), None).await
     }
+
     /// Forgets a narinfo: its NAR can be had nowhere. The NAR's rows go when no other path has it.
-    pub async fn withdraw_narinfo(&self, _key: StorePathHash) -> Result<(), Error> {
-        todo!()
+    pub async fn withdraw_narinfo(&self, key: StorePathHash) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.change_narinfo(key, None, Some(reply)).await?;
+        answer.await.map_err(|_| Error::Closing)?
     }
+
+    async fn change_narinfo(
+        &self,
+        key: StorePathHash,
+        stored: Option<StoredNarInfo>,
+        reply: Option<writer::Reply<()>>,
+    ) -> Result<(), Error> {
+        let session = self.shared.session()?;
+        let place = self.shared.commands.place().await.ok_or(Error::Closing)?;
+        let stored = Arc::new(stored);
+        let op = small::IndexOp::Narinfo { key, stored: stored.clone(), reply };
+        // Under one lock, so that the order in the overlay is the order in the queue.
+        let mut overlay = lock(&session.overlay);
+        overlay.narinfos.insert(key, stored);
+        place.push(Command::In(session.clone(), Act::Index(op)));
+        Ok(())
+    }
+
     /// Any keys of kept narinfos that name this NAR, at most `count_max`.
     pub async fn paths_of(
         &self,
-        _nar_hash: NarHash,
-        _count_max: usize,
+        nar_hash: NarHash,
+        count_max: usize,
     ) -> Result<Vec<StorePathHash>, Error> {
-        todo!()
+        let session = self.shared.session()?;
+        let paths =
+            self.shared.on_index(&session, move |session| small::paths(session, nar_hash, count_max));
+        within(INDEX_WAIT, paths).await
     }
 
     /// The NAR, when it is held. The handle keeps it from eviction while it lives.
-    pub async fn nar(&self, _nar_hash: NarHash) -> Result<Option<HeldNar>, Error> {
-        todo!()
+    pub async fn nar(&self, nar_hash: NarHash) -> Result<Option<HeldNar>, Error> {
+        let session = self.shared.session()?;
+        let entry = self.shared.on_index(&session, move |session| nar::entry_of(session, nar_hash));
+        let entry = within(INDEX_WAIT, entry).await?;
+        Ok(entry.and_then(|entry| HeldNar::new(&self.shared, &session, entry)))
     }
+
     /// Withdraws a NAR whose bytes are not what they should be.
-    pub async fn withdraw_nar(&self, _nar_hash: NarHash) -> Result<(), Error> {
-        todo!()
+    pub async fn withdraw_nar(&self, nar_hash: NarHash) -> Result<(), Error> {
+        let session = self.shared.session()?;
+        self.shared.ask(&session, |reply| Act::Withdraw { nar_hash, reply }).await
     }
+
     /// The `.ls` document of a held NAR.
-    pub async fn listing(&self, _nar_hash: NarHash) -> Result<Option<Bytes>, Error> {
-        todo!()
+    pub async fn listing(&self, nar_hash: NarHash) -> Result<Option<Bytes>, Error> {
+        let session = self.shared.session()?;
+        let listing = self.shared.on_index(&session, move |session| nar::listing(session, nar_hash));
+        within(INDEX_WAIT, listing).await
     }
 
     /// Room for a fill; evicts to make it. What is not used is given back when it is dropped.
-    pub async fn reserve(&self, _len_bytes: u64) -> Result<Reservation, Error> {
-        todo!()
+    pub async fn reserve(&self, len_bytes: u64) -> Result<Reservation, Error> {
+        let session = self.shared.session()?;
+        let left_bytes = layout::stream_takes(len_bytes);
+        fill::set_aside(&self.shared, &session, left_bytes).await?;
+        Ok(Reservation { shared: self.shared.clone(), session, left_bytes })
     }
+
     /// Begins to write a NAR's zstd stream.
-    pub async fn begin(&self, _reservation: Reservation) -> Result<NarWriter, Error> {
-        todo!()
+    pub async fn begin(&self, reservation: Reservation) -> Result<NarWriter, Error> {
+        let session = reservation.session.clone();
+        let fill = loop {
+            if let Some(fill) = session.new_fill() {
+                break fill;
+            }
+            self.shared.ask(&session, Act::Ids).await?;
+        };
+        NarWriter::new(self.shared.clone(), fill, reservation)
     }
 
     /// A small document by name (`log/…`, `realisations/…`).
-    pub async fn document(&self, _name: &str) -> Result<Option<Bytes>, Error> {
-        todo!()
+    pub async fn document(&self, name: &str) -> Result<Option<Bytes>, Error> {
+        let session = self.shared.session()?;
+        let asked = name.to_owned();
+        let found =
+            self.shared.on_index(&session, move |session| small::document(session, &asked));
+        let found = within(INDEX_WAIT, found).await?;
+        if found.is_some() {
+            session.used(Used::Small(SmallKey::Document(name.to_owned())));
+        }
+        Ok(found)
     }
+
     /// Keeps a small document.
     pub async fn keep_document(
         &self,
-        _name: &str,
-        _body: Bytes,
-        _origin: Origin,
+        name: &str,
+        body: Bytes,
+        origin: Origin,
     ) -> Result<(), Error> {
-        todo!()
+        let session = self.shared.session()?;
+        let name = name.to_owned();
+        let op = |reply| Act::Index(small::IndexOp::Document { name, body, origin, reply });
+        self.shared.ask(&session, op).await
     }
 }
 
-/// A held NAR: whole on the disk (or whole and soon durable), kept from eviction while this lives.
-#[derive(Clone, Debug)]
-pub struct HeldNar {}
-
-impl HeldNar {
-    /// SHA-256 of the NAR.
-    pub fn nar_hash(&self) -> NarHash {
-        todo!()
-    }
-    /// Bytes of the NAR.
-    pub fn nar_size(&self) -> u64 {
-        todo!()
-    }
-    /// SHA-256 of the stored zstd stream.
-    pub fn file_hash(&self) -> FileHash {
-        todo!()
-    }
-    /// Bytes of the stored zstd stream.
-    pub fn file_size(&self) -> u64 {
-        todo!()
-    }
-    /// Whether this NarHash was held with another file hash before, and this one for less than an
-    /// hour: a `Range` without `If-Range` must then be 404.
-    pub fn changed_lately(&self) -> bool {
-        todo!()
-    }
-    /// The stored bytes from `offset` to the end of their row; empty at the end. Nothing is copied.
-    pub async fn read(&self, _offset: u64) -> Result<Bytes, Error> {
-        todo!()
-    }
-}
-
-/// Room that was set aside.
-#[derive(Debug)]
-pub struct Reservation {}
-
-impl Reservation {
-    /// Asks for more while a fill grows beyond its estimate.
-    pub async fn grow(&mut self, _more_bytes: u64) -> Result<(), Error> {
-        todo!()
-    }
-}
-
-/// Writes one NAR's zstd stream; dropping it gives the fill up: nothing stays, followers get
-/// [`Error::Abandoned`].
-#[derive(Debug)]
-pub struct NarWriter {}
-
-impl NarWriter {
-    /// The next bytes of the zstd stream, of any length. Seen by followers at once; waits while the
-    /// disk is behind. Grows the reservation by itself (`Error::NoRoom`).
-    pub async fn append(&mut self, _bytes: Bytes) -> Result<(), Error> {
-        todo!()
-    }
-    /// A follower that may read from any offset, at its own speed.
-    pub fn follow(&self) -> Growing {
-        todo!()
-    }
-    /// The NAR is whole and its hash was checked: held from now on, durable with its group (at
-    /// 64 MiB of rows, after 60 s, or when all is quiet). When the same NAR is held already (a race
-    /// of fills), that one is adopted, and these rows go when their followers have left.
-    pub async fn finish(self, _finished: Finished) -> Result<HeldNar, Error> {
-        todo!()
-    }
-}
-
-/// A follower's view of a NAR that is being written.
-#[derive(Clone, Debug)]
-pub struct Growing {}
-
-impl Growing {
-    /// Bytes from `offset` on, as soon as there are any: from memory or from a landed row.
-    /// `Ok(None)` after the last byte of a finished NAR; `Err(Abandoned)` when it was given up.
-    pub async fn read(&self, _offset: u64) -> Result<Option<Bytes>, Error> {
-        todo!()
-    }
+/// A bound for what asks the index.
+async fn within<T>(
+    wait: Duration,
+    answer: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    tokio::time::timeout(wait, answer).await.map_err(|_| Error::Slow(wait))?
 }

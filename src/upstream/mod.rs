@@ -1,148 +1,336 @@
 //! Other caches, as a client sees them: http(s), S3, a folder. Knows no disk of ours.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+mod config;
+mod error;
+mod health;
+mod location;
+mod encoding;
+mod secrets;
+mod credentials;
+mod client;
+mod answer;
+mod body;
+mod http;
+mod s3_url;
+mod s3;
+mod folder;
+mod open;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use serde::Deserialize;
+use hyper::Response;
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, UpstreamLabel};
+use crate::nix::narinfo::NARINFO_LEN_MAX;
 use crate::nix::{CacheInfo, StoreDir, StorePathHash, TrustedKeys};
 
-/// One `[[upstream]]` table of the configuration.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Config {
-    /// `https://…`, `http://…`, `s3://bucket?endpoint=…`, `file:///…`.
-    pub url: String,
-    /// Keys whose signatures count for this upstream, `name:base64`.
-    #[serde(default)]
-    pub trusted_public_keys: Vec<String>,
-    /// Takes what this upstream says without any signature.
-    #[serde(default)]
-    pub unsigned: bool,
-    /// PEM file of a private certificate authority, trusted beside the system's.
-    #[serde(default)]
-    pub ca_file: Option<PathBuf>,
-    /// AWS credentials file.
-    #[serde(default)]
-    pub credentials_file: Option<PathBuf>,
-    /// netrc file with name and password for this host.
-    #[serde(default)]
-    pub netrc_file: Option<PathBuf>,
-    /// File of header lines (`Authorization: Bearer …`) sent with each request.
-    #[serde(default)]
-    pub headers_file: Option<PathBuf>,
-}
+pub use body::NarBody;
+pub use config::{Config, ConfigError};
+pub use credentials::CredentialsError;
+pub use encoding::EncodingError;
+pub use error::{Asked, Error};
+pub use health::{Health, HealthState};
 
-/// What an upstream says when it is neither "here it is" nor "I have it not".
-#[derive(Debug, Clone, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The breaker is open: not asked at all.
-    #[error("{upstream} is resting after failures")]
-    Resting {
-        /// The upstream's URL without user data.
-        upstream: Arc<str>,
-    },
-}
+use folder::Folder;
+use health::Breaker;
+use http::Http;
+use s3::S3;
 
-impl Error {
-    /// Whether asking again later may help.
-    pub fn is_transient(&self) -> bool {
-        todo!()
-    }
-}
+/// How long we wait.
+const PATIENCE: Patience =
+    Patience { answer: Duration::from_secs(15), given_up: Duration::from_secs(5) };
 
-/// How an upstream is, for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HealthState {
-    /// It answers.
-    Up,
-    /// It does not answer, or with trouble.
-    Down,
-    /// It answers that it does not want us (credentials, clock, wrong bucket).
-    Refusing,
-}
+/// Small questions in flight: a house's clients ask 25 at a time each.
+const SMALL_QUESTIONS_MAX: usize = 64;
 
-/// How an upstream is and since when.
-#[derive(Debug, Clone)]
-pub struct Health {
-    /// Up, down or refusing.
-    pub state: HealthState,
-    /// For how long.
-    pub since: Duration,
-    /// The last trouble, in words without secrets.
-    pub last_error: Option<String>,
-}
+/// NARs in flight: more than the ingest's memory allows at once.
+const NARS_MAX: usize = 64;
+
+/// Longest small document: the `.ls` of the biggest packages has some MiB, logs have fewer.
+const DOCUMENT_LEN_MAX: usize = 16 * 1024 * 1024;
+
+/// Longest nix-cache-info: three lines.
+const CACHE_INFO_LEN_MAX: usize = 64 * 1024;
 
 /// Where to go on in a NAR file.
 #[derive(Debug, Clone)]
 pub struct Resume {
     /// Bytes that came already.
     pub offset: u64,
-    /// The strong ETag of what came; the answer must be the same object.
+    /// The strong `ETag` of what came; the answer must be the same object.
     pub etag: Option<String>,
 }
 
 /// One other cache. Cheap to clone.
 #[derive(Clone)]
-pub struct Upstream {}
+pub struct Upstream {
+    inner: Arc<Inner>,
+}
+
+/// The kinds of cache.
+enum Kind {
+    Http(Box<Http>),
+    S3(Box<S3>),
+    Folder(Folder),
+}
+
+/// The waits of an upstream.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// A small question is answered whole within this time, and the head of a NAR comes: what
+    /// takes longer is no use to a build any more.
+    answer: Duration,
+    /// A question that its asker gave up after this long without an answer counts as trouble;
+    /// one given up sooner says nothing about the upstream.
+    given_up: Duration,
+}
+
+/// What all clones share.
+struct Inner {
+    url: Arc<str>,
+    keys: Option<TrustedKeys>,
+    store_dir: StoreDir,
+    kind: Kind,
+    patience: Patience,
+    started: Instant,
+    breaker: Mutex<Breaker>,
+    small: Arc<Semaphore>,
+    nars: Arc<Semaphore>,
+    metrics: Metrics,
+    label: UpstreamLabel,
+}
 
 impl Upstream {
-    /// Checks the configuration; opens nothing.
-    pub fn new(_config: &Config, _store_dir: &StoreDir, _metrics: &Metrics) -> Result<Self, Error> {
-        todo!()
+    /// Checks the configuration and reads the files that it names; asks nobody.
+    pub fn new(
+        config: &Config,
+        store_dir: &StoreDir,
+        metrics: &Metrics,
+    ) -> Result<Self, ConfigError> {
+        let url: Arc<str> = config::redact(&config.url).into();
+        let label = UpstreamLabel { upstream: url.to_string() };
+        metrics.upstream_up.get_or_create(&label).set(1);
+        let inner = Inner {
+            keys: open::trusted_keys(config)?,
+            kind: open::kind(config)?,
+            patience: PATIENCE,
+            url,
+            store_dir: store_dir.clone(),
+            started: Instant::now(),
+            breaker: Mutex::new(Breaker::new(Duration::ZERO)),
+            small: Arc::new(Semaphore::new(SMALL_QUESTIONS_MAX)),
+            nars: Arc::new(Semaphore::new(NARS_MAX)),
+            metrics: metrics.clone(),
+            label,
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
+
     /// Its URL without user data: for people, for records.
     pub fn url(&self) -> &Arc<str> {
-        todo!()
+        &self.inner.url
     }
+
     /// The keys whose signatures count; `None` when it is `unsigned = true`.
     pub fn trusted_keys(&self) -> Option<&TrustedKeys> {
-        todo!()
+        self.inner.keys.as_ref()
     }
+
     /// How it is.
     pub fn health(&self) -> Health {
-        todo!()
+        self.inner.breaker().health(self.inner.started.elapsed())
     }
-    /// Whether the breaker would let a question through now.
+
+    /// Whether the breaker would keep a question back now.
     pub fn is_resting(&self) -> bool {
-        todo!()
+        self.inner.breaker().is_resting(self.inner.started.elapsed())
     }
-    /// Its `nix-cache-info`; a StoreDir that is not ours is an error.
+
+    /// Its `nix-cache-info`; a `StoreDir` that is not ours is an error.
     pub async fn cache_info(&self) -> Result<CacheInfo, Error> {
-        todo!()
+        let inner = &self.inner;
+        let upstream = || Arc::clone(&inner.url);
+        let asked = inner.asked("nix-cache-info");
+        let question = async {
+            let text = inner.small("nix-cache-info", CACHE_INFO_LEN_MAX, &asked).await?;
+            let text = text.ok_or_else(|| Error::NotACache { upstream: upstream() })?;
+            let parsed = CacheInfo::parse(&text);
+            let info =
+                parsed.map_err(|source| Error::CacheInfo { upstream: upstream(), source })?;
+            if info.store_dir == inner.store_dir {
+                return Ok(info);
+            }
+            Err(Error::StoreDir {
+                upstream: upstream(),
+                theirs: info.store_dir.as_str().into(),
+                ours: inner.store_dir.as_str().into(),
+            })
+        };
+        inner.ask(&inner.small, &asked, question).await.map(|(info, _)| info)
     }
+
     /// The narinfo's text (at most `NARINFO_LEN_MAX` bytes, any Content-Encoding undone), `None`
     /// when the upstream has it not. The caller bounds the time.
-    pub async fn narinfo(&self, _key: StorePathHash) -> Result<Option<Bytes>, Error> {
-        todo!()
+    pub async fn narinfo(&self, key: StorePathHash) -> Result<Option<Bytes>, Error> {
+        self.question(&format!("{key}.narinfo"), NARINFO_LEN_MAX).await
     }
+
     /// The NAR file at a narinfo's URL (relative, absolute, with query), as it is stored there.
-    pub async fn nar(&self, _url: &str, _resume: Option<Resume>) -> Result<Option<NarBody>, Error> {
-        todo!()
+    pub async fn nar(&self, url: &str, resume: Option<Resume>) -> Result<Option<NarBody>, Error> {
+        // A query may be a secret of the upstream's, as user data are.
+        let plain = url.split_once(['?', '#']).map_or(url, |(path, _)| path);
+        let asked = self.inner.asked(&config::redact(plain));
+        let inner = &self.inner;
+        let resume = resume.as_ref();
+        let (head, permit) = inner.ask(&inner.nars, &asked, inner.nar(url, resume, &asked)).await?;
+        let held = (Arc::clone(inner), permit);
+        let body = match head {
+            NarHead::Absent => return Ok(None),
+            NarHead::Http(response) => NarBody::of_response(*response, resume, asked, held),
+            NarHead::File(file, len) => NarBody::of_file(file, len, resume, asked, held),
+        };
+        body.map(Some)
     }
-    /// A small document (`<hash>.ls`, `log/…`), any Content-Encoding undone, bounded.
-    pub async fn document(&self, _path: &str) -> Result<Option<Bytes>, Error> {
-        todo!()
+
+    /// A small document (`<hash>.ls`, `log/...`), any Content-Encoding undone, bounded.
+    pub async fn document(&self, path: &str) -> Result<Option<Bytes>, Error> {
+        self.question(path, DOCUMENT_LEN_MAX).await
+    }
+
+    async fn question(&self, name: &str, len_max: usize) -> Result<Option<Bytes>, Error> {
+        let inner = &self.inner;
+        let asked = inner.asked(name);
+        let question = inner.small(name, len_max, &asked);
+        inner.ask(&inner.small, &asked, question).await.map(|(text, _)| text)
     }
 }
 
-/// A NAR file on its way. Dropping it ends the transfer.
-pub struct NarBody {}
+/// What comes before a NAR's bytes.
+enum NarHead {
+    Absent,
+    Http(Box<Response<Incoming>>),
+    File(std::fs::File, u64),
+}
 
-impl NarBody {
-    /// Bytes still to come, where the upstream said so.
-    pub fn len_bytes(&self) -> Option<u64> {
-        todo!()
+impl Inner {
+    fn breaker(&self) -> MutexGuard<'_, Breaker> {
+        // Each method leaves it whole.
+        self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// The object's strong ETag, where there is one.
-    pub fn etag(&self) -> Option<&str> {
-        todo!()
+
+    fn asked(&self, object: &str) -> Asked {
+        Asked { upstream: Arc::clone(&self.url), object: object.into() }
     }
-    /// The next bytes; `None` after the last. A body shorter than it promised is an error. The
-    /// caller watches for stalls.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        todo!()
+
+    fn count_fetched(&self, len: usize) {
+        self.metrics.fetched_bytes.inc_by(u64::try_from(len).unwrap_or(u64::MAX));
+    }
+
+    /// A small object, whole.
+    async fn small(
+        &self,
+        name: &str,
+        len_max: usize,
+        asked: &Asked,
+    ) -> Result<Option<Bytes>, Error> {
+        let response = match &self.kind {
+            Kind::Folder(folder) => return folder.read(name, len_max, asked).await,
+            Kind::Http(http) => http.object(name, asked).await?,
+            Kind::S3(s3) => s3.object(name, asked).await?,
+        };
+        let Some(response) = response else { return Ok(None) };
+        body::read_small(response, len_max, asked, self).await.map(Some)
+    }
+
+    async fn nar(
+        &self,
+        url: &str,
+        resume: Option<&Resume>,
+        asked: &Asked,
+    ) -> Result<NarHead, Error> {
+        let response = match &self.kind {
+            Kind::Folder(folder) => {
+                let found = folder.open_nar(url, asked).await?;
+                return Ok(found.map_or(NarHead::Absent, |(file, len)| NarHead::File(file, len)));
+            }
+            Kind::Http(http) => http.nar(url, resume, asked).await?,
+            Kind::S3(s3) => s3.nar(url, resume, asked).await?,
+        };
+        Ok(response.map_or(NarHead::Absent, |response| NarHead::Http(Box::new(response))))
+    }
+
+    /// Asks within bounds of number and time, and remembers how it went.
+    async fn ask<T>(
+        &self,
+        places: &Arc<Semaphore>,
+        asked: &Asked,
+        question: impl Future<Output = Result<T, Error>>,
+    ) -> Result<(T, OwnedSemaphorePermit), Error> {
+        let busy = || Error::Busy { upstream: Arc::clone(&self.url) };
+        let permit = timeout(self.patience.answer, Arc::clone(places).acquire_owned()).await;
+        let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
+        if !self.breaker().admit(self.started.elapsed()) {
+            return Err(Error::Resting { upstream: Arc::clone(&self.url) });
+        }
+        let mut waiting = Waiting { inner: self, asked, since: Instant::now(), answered: false };
+        let answer = timeout(self.patience.answer, question).await;
+        waiting.answered = true;
+        let took = waiting.since.elapsed().as_secs_f64();
+        self.metrics.upstream_request_seconds.get_or_create(&self.label).observe(took);
+        let silent =
+            || Error::Silent { asked: asked.clone(), waited_s: self.patience.answer.as_secs() };
+        let answer = answer.unwrap_or_else(|_| Err(silent()));
+        match &answer {
+            Ok(_) => self.record_success(),
+            Err(error) => self.record_trouble(error),
+        }
+        answer.map(|answer| (answer, permit))
+    }
+
+    fn record_success(&self) {
+        self.breaker().succeeded(self.started.elapsed());
+        self.metrics.upstream_up.get_or_create(&self.label).set(1);
+    }
+
+    fn record_trouble(&self, error: &Error) {
+        let state = match error.verdict() {
+            None => return,
+            Some(HealthState::Up) => return self.record_success(),
+            Some(state @ (HealthState::Down | HealthState::Refusing)) => state,
+        };
+        // No random number is no reason to fail: then all wait the longest.
+        let chance = getrandom::u32().map_or(1.0, |n| f64::from(n) / f64::from(u32::MAX));
+        let now = self.started.elapsed();
+        let mut breaker = self.breaker();
+        breaker.failed(now, state, error.chain(), chance);
+        let is_up = breaker.health(now).state == HealthState::Up;
+        drop(breaker);
+        self.metrics.upstream_up.get_or_create(&self.label).set(i64::from(is_up));
+    }
+}
+
+/// A question on its way. Dropped before its answer, it tells how long the asker waited in vain.
+struct Waiting<'a> {
+    inner: &'a Inner,
+    asked: &'a Asked,
+    since: Instant,
+    answered: bool,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let waited = self.since.elapsed();
+        if !self.answered && waited >= self.inner.patience.given_up {
+            let asked = self.asked.clone();
+            self.inner.record_trouble(&Error::Silent { asked, waited_s: waited.as_secs() });
+        }
     }
 }

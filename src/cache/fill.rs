@@ -1,0 +1,278 @@
+//! Fills in flight, one for each NAR: the first client's question starts it, all follow it, and it
+//! goes on without them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
+
+use super::ingest::Ingested;
+use super::sources::{Source, Sources};
+use super::stream::{Follower, NarStream};
+use super::transfer::{self, Failure, Sink};
+use super::{Inner, NarAnswer, locked, permits, through};
+use crate::nix::{NarInfo, NarName};
+use crate::store::{self, Finished, Growing, HeldNar, NarWriter, Origin};
+
+/// Fills in flight at once. Permits bound those that work; this bounds those that wait for one.
+const FILLS_MAX: usize = 256;
+
+/// How long a client waits for the first byte: Nix's own patience is 300 s, but a person's is not.
+const START_WAIT: Duration = Duration::from_secs(40);
+
+/// Sources that are tried for one fill before it is given up.
+const ATTEMPTS_MAX: usize = 6;
+
+/// Paths of a NAR whose ready narinfos are forgotten when it has become held.
+const PATHS_MAX: usize = 64;
+
+/// Where a fill stands.
+#[derive(Debug, Clone)]
+pub(super) enum Phase {
+    /// Looking for a source, for room, for memory.
+    Starting,
+    /// The first bytes are there.
+    Growing(Growing),
+    /// Whole; it was small, or it was held all along.
+    Held(HeldNar),
+    /// There is no room to keep it: each client fetches for itself.
+    NoRoom,
+    /// It cannot be had now.
+    Failed,
+}
+
+/// A fill as those see it who follow it.
+#[derive(Debug, Clone)]
+pub(super) struct Fill {
+    phase: watch::Receiver<Phase>,
+    followers: Arc<AtomicUsize>,
+}
+
+/// Follows the fill of this NAR, which begins now unless it runs already.
+pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
+    let Some(fill) = join(inner, name) else { return NarAnswer::Absent };
+    let follower = Follower::new(fill.followers);
+    let mut phase = fill.phase;
+    let begun = timeout(START_WAIT, phase.wait_for(|phase| !matches!(phase, Phase::Starting)));
+    let begun = match begun.await {
+        Ok(Ok(begun)) => begun.clone(),
+        Ok(Err(_)) | Err(_) => return NarAnswer::Absent,
+    };
+    match begun {
+        Phase::Growing(growing) => NarAnswer::Filling(NarStream::follow(growing, follower)),
+        Phase::Held(held) => NarAnswer::Held(held),
+        Phase::NoRoom => through::fetch(inner, name).await,
+        Phase::Starting | Phase::Failed => NarAnswer::Absent,
+    }
+}
+
+/// The fill of this NAR; `None` when too many are in flight.
+fn join(inner: &Arc<Inner>, name: NarName) -> Option<Fill> {
+    let mut fills = locked(&inner.fills);
+    if let Some(fill) = fills.get(&name.nar_hash) {
+        return Some(fill.clone());
+    }
+    if fills.len() >= FILLS_MAX || inner.closing.is_cancelled() {
+        return None;
+    }
+    let (told, phase) = watch::channel(Phase::Starting);
+    let followers = Arc::default();
+    let fill = Fill { phase, followers: Arc::clone(&followers) };
+    fills.insert(name.nar_hash, fill.clone());
+    drop(fills);
+    let filling = Filling { inner: Arc::clone(inner), name, told, followers };
+    inner.tasks.spawn(async move {
+        let closing = filling.inner.closing.clone();
+        let ended = closing.run_until_cancelled(Box::pin(filling.run())).await;
+        let ended = ended.unwrap_or(Phase::Failed);
+        if matches!(ended, Phase::Failed) {
+            filling.inner.metrics.fills_failed.inc();
+        }
+        filling.leave(ended);
+    });
+    Some(fill)
+}
+
+/// A fill as its task sees it; taken off the list however it ends.
+struct Filling {
+    inner: Arc<Inner>,
+    name: NarName,
+    told: watch::Sender<Phase>,
+    followers: Arc<AtomicUsize>,
+}
+
+impl Filling {
+    /// Says how it ended. Those who follow the rows learn it from the store.
+    fn leave(self, ended: Phase) {
+        let told = self.told.clone();
+        // Off the list first: who comes from now on finds the NAR in the store, or tries anew.
+        drop(self);
+        told.send_replace(ended);
+    }
+
+    /// Tries one source after the other until the NAR is whole.
+    async fn run(&self) -> Phase {
+        let Self { inner, name, .. } = self;
+        if let Ok(Some(held)) = inner.store.nar(name.nar_hash).await {
+            return Phase::Held(held);
+        }
+        if inner.memory.no_room.holds(&name.nar_hash) {
+            return Phase::NoRoom;
+        }
+        let mut sources = Sources::new(Arc::clone(inner), *name).await;
+        for _ in 0..ATTEMPTS_MAX {
+            let Some(source) = sources.next().await else { return Phase::Failed };
+            match Box::pin(self.attempt(&mut sources, source)).await {
+                Attempt::Done(held) => return Phase::Held(held),
+                Attempt::NoRoom => return Phase::NoRoom,
+                Attempt::Next => {}
+                Attempt::Over => return Phase::Failed,
+            }
+        }
+        Phase::Failed
+    }
+
+    async fn attempt(&self, sources: &mut Sources, source: Source) -> Attempt {
+        let Self { inner, name, .. } = self;
+        let reservation = match inner.store.reserve(reserve_bytes(&source.narinfo)).await {
+            Ok(reservation) => reservation,
+            Err(store::Error::NoRoom { .. }) => return Attempt::NoRoom,
+            Err(error) => return self.store_failed(&error),
+        };
+        let Some(opened) = sources.open(source.clone()).await else { return Attempt::Next };
+        let form = transfer::form_of(inner, *name, &opened);
+        let cost = permits::cost_bytes(opened.codec, form, opened.source.narinfo.nar_size);
+        let Some(permit) = inner.permits.take(cost).await else {
+            info!(nar = %name, cost, "no memory to unpack a NAR");
+            return Attempt::Over;
+        };
+        let writer = match inner.store.begin(reservation).await {
+            Ok(writer) => writer,
+            Err(error) => return self.store_failed(&error),
+        };
+        let mut keeping = Keeping { filling: self, writer, grows: false };
+        let moved = Box::pin(transfer::run(opened, sources, permit, &mut keeping));
+        let failure = match moved.await {
+            Ok(ingested) => return keeping.finish(ingested).await,
+            Err(failure) => failure,
+        };
+        debug!(nar = %name, ?failure, "fill failed");
+        self.failed(failure, keeping.grows, sources, source)
+    }
+
+    /// What to do after a failure. Followers that have bytes are cut by the store, since the
+    /// writer is gone; those that have none yet can still have the NAR from elsewhere.
+    fn failed(
+        &self,
+        failure: Failure,
+        grows: bool,
+        sources: &mut Sources,
+        source: Source,
+    ) -> Attempt {
+        let memory = &self.inner.memory;
+        match failure {
+            Failure::NoRoom => memory.no_room.note(self.name.nar_hash, ()),
+            Failure::Unkeepable => {
+                memory.unkeepable.note(self.name.nar_hash, ());
+                sources.again(source);
+            }
+            Failure::Cut | Failure::Wrong | Failure::Untaken | Failure::GivenUp => {}
+        }
+        match failure {
+            _ if grows => Attempt::Over,
+            Failure::NoRoom => Attempt::NoRoom,
+            Failure::Untaken | Failure::GivenUp => Attempt::Over,
+            Failure::Cut | Failure::Wrong | Failure::Unkeepable => Attempt::Next,
+        }
+    }
+
+    fn store_failed(&self, error: &store::Error) -> Attempt {
+        warn!(nar = %self.name, error = error as &dyn std::error::Error, "fill could not be kept");
+        Attempt::Over
+    }
+}
+
+impl Drop for Filling {
+    fn drop(&mut self) {
+        let mut fills = locked(&self.inner.fills);
+        fills.remove(&self.name.nar_hash);
+    }
+}
+
+/// How an attempt ended.
+enum Attempt {
+    Done(HeldNar),
+    NoRoom,
+    Next,
+    Over,
+}
+
+/// The store as a sink.
+struct Keeping<'a> {
+    filling: &'a Filling,
+    writer: NarWriter,
+    /// Whether followers have bytes.
+    grows: bool,
+}
+
+impl Keeping<'_> {
+    /// The tail and the end: only now may followers see the NAR whole.
+    async fn finish(mut self, ingested: Ingested) -> Attempt {
+        let Ingested { nar_hash, nar_size, file_hash, listing, tail } = ingested;
+        let Filling { inner, name, .. } = self.filling;
+        match self.writer.append(tail).await {
+            Ok(()) => {}
+            Err(store::Error::NoRoom { .. }) if !self.grows => return Attempt::NoRoom,
+            Err(error) => return self.filling.store_failed(&error),
+        }
+        let origin = Origin::Upstream;
+        let finished = Finished { nar_hash, nar_size, file_hash, origin, listing };
+        let held = match self.writer.finish(finished).await {
+            Ok(held) => held,
+            Err(error) => return self.filling.store_failed(&error),
+        };
+        // What was said of these paths before had no file hash, or another one.
+        inner.memory.forget_ready(name.key);
+        let paths = inner.store.paths_of(nar_hash, PATHS_MAX).await;
+        for key in paths.unwrap_or_default() {
+            inner.memory.forget_ready(key);
+        }
+        Attempt::Done(held)
+    }
+}
+
+impl Sink for Keeping<'_> {
+    async fn put(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        self.writer.append(bytes).await.map_err(|error| {
+            info!(error = &error as &dyn std::error::Error, "NAR could not be written");
+            match error {
+                store::Error::NoRoom { .. } => Failure::NoRoom,
+                store::Error::Degraded(_)
+                | store::Error::Corrupt(_)
+                | store::Error::Slow(_)
+                | store::Error::Abandoned
+                | store::Error::Closing => Failure::Untaken,
+            }
+        })?;
+        if !self.grows {
+            self.grows = true;
+            self.filling.told.send_replace(Phase::Growing(self.writer.follow()));
+        }
+        Ok(())
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.filling.followers.load(Ordering::Relaxed) > 0
+            || !self.filling.inner.permits.are_wanted()
+    }
+}
+
+/// Room to set aside: what zstd makes of a NAR is at most a little more than the NAR, and seldom
+/// more than twice what another codec made of it. The writer grows it where that was too little.
+fn reserve_bytes(narinfo: &NarInfo) -> u64 {
+    narinfo.file_size.map_or(narinfo.nar_size, |size| size.saturating_mul(2).min(narinfo.nar_size))
+}

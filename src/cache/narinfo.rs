@@ -1,0 +1,271 @@
+//! narinfos: from memory, from the disk, from upstream; one question a key however many ask.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tracing::{debug, warn};
+
+use super::ask::{self, Asked, Said};
+use super::{Inner, Outcome, locked, prefetch, trust};
+use crate::nix::{NarHash, NarName, StorePath, StorePathHash};
+use crate::store::{Origin, StoredNarInfo};
+use crate::upstream::Upstream;
+
+/// In all, from the question to the answer: 0.1 s below the promise, for the way to the client.
+const ANSWER_WAIT: Duration = Duration::from_millis(2400);
+
+/// For the upstreams together. The deadline cuts the answer, not the question.
+const UPSTREAM_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a question runs on, for the next client.
+const QUESTION_WAIT: Duration = Duration::from_secs(15);
+
+/// Questions under way at once, ours and those asked ahead. A client asks 25 at a time.
+const QUESTIONS_MAX: usize = 1024;
+
+/// How a question ended.
+#[derive(Debug, Clone)]
+pub(super) enum Answer {
+    /// The narinfo as clients see it.
+    Found(Bytes),
+    /// Every upstream says that it has it not.
+    Absent,
+    /// An upstream could not be asked: nothing is known.
+    Trouble,
+}
+
+/// Where a question stands: `None` while it runs.
+pub(super) type Running = watch::Receiver<Option<Answer>>;
+
+/// What is known without asking anybody.
+pub(super) enum Local {
+    /// It can be said at once.
+    Ready(Bytes),
+    /// The upstreams must be asked, maybe about this one, which they promised long ago.
+    Ask(Option<Box<StoredNarInfo>>),
+    /// It is absent, or the store cannot say.
+    Absent,
+}
+
+/// The narinfo of this key for a client.
+pub(super) async fn answer(inner: &Arc<Inner>, key: StorePathHash) -> Outcome<Bytes> {
+    let began = Instant::now();
+    let asked = match timeout_at(began + ANSWER_WAIT, local(inner, key)).await {
+        Ok(Local::Ready(narinfo)) => return Outcome::Hit(narinfo),
+        Ok(Local::Absent) | Err(_) => return Outcome::Absent,
+        Ok(Local::Ask(stored)) => question(inner, key, stored),
+    };
+    let Some(mut running) = asked else { return Outcome::Absent };
+    let deadline = (Instant::now() + UPSTREAM_WAIT).min(began + ANSWER_WAIT);
+    match timeout_at(deadline, running.wait_for(Option::is_some)).await {
+        Ok(Ok(answer)) => match &*answer {
+            Some(Answer::Found(narinfo)) => Outcome::Miss(narinfo.clone()),
+            Some(Answer::Absent | Answer::Trouble) | None => Outcome::Absent,
+        },
+        Ok(Err(_)) | Err(_) => Outcome::Absent,
+    }
+}
+
+/// Looks into memory and store.
+pub(super) async fn local(inner: &Inner, key: StorePathHash) -> Local {
+    if inner.is_degraded() {
+        return Local::Absent;
+    }
+    if let Some(narinfo) = inner.memory.ready(key) {
+        return Local::Ready(narinfo);
+    }
+    if inner.memory.absent.holds(&key) {
+        return Local::Absent;
+    }
+    match inner.store.lookup(key).await {
+        Ok(None) => Local::Ask(None),
+        Ok(Some((stored, held))) => {
+            // A narinfo whose NAR is not here is a promise that only upstream can keep.
+            if held.is_none() && !inner.memory.confirmed.holds(&key) {
+                return Local::Ask(Some(Box::new(stored)));
+            }
+            let shown = trust::for_clients(&stored.narinfo, held.as_ref());
+            let narinfo = Bytes::from(shown.print(&inner.config.store_dir));
+            inner.memory.make_ready(key, narinfo.clone());
+            Local::Ready(narinfo)
+        }
+        Err(error) => {
+            debug!(%key, error = &error as &dyn std::error::Error, "lookup failed");
+            Local::Absent
+        }
+    }
+}
+
+/// Asks the upstreams, or joins those who ask already; `None` when too many questions run.
+pub(super) fn question(
+    inner: &Arc<Inner>,
+    key: StorePathHash,
+    stored: Option<Box<StoredNarInfo>>,
+) -> Option<Running> {
+    let mut questions = locked(&inner.questions);
+    if let Some(running) = questions.get(&key) {
+        return Some(running.clone());
+    }
+    if questions.len() >= QUESTIONS_MAX || inner.closing.is_cancelled() {
+        return None;
+    }
+    let (told, running) = watch::channel(None);
+    questions.insert(key, running.clone());
+    drop(questions);
+    let asking = Asking { inner: Arc::clone(inner), key };
+    inner.tasks.spawn(async move {
+        let closing = asking.inner.closing.clone();
+        let asked = timeout(QUESTION_WAIT, ask_all(&asking.inner, key, stored));
+        let answer = match closing.run_until_cancelled(Box::pin(asked)).await {
+            Some(Ok(answer)) => answer,
+            Some(Err(_)) | None => Answer::Trouble,
+        };
+        // Out of the list first: who asks from now on finds the answer in memory.
+        drop(asking);
+        told.send_replace(Some(answer));
+    });
+    Some(running)
+}
+
+/// A question in the list, taken off it however it ends.
+struct Asking {
+    inner: Arc<Inner>,
+    key: StorePathHash,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        let mut questions = locked(&self.inner.questions);
+        questions.remove(&self.key);
+    }
+}
+
+async fn ask_all(
+    inner: &Arc<Inner>,
+    key: StorePathHash,
+    stored: Option<Box<StoredNarInfo>>,
+) -> Answer {
+    let preferred = stored.as_ref().map(|stored| stored.narinfo.nar_hash);
+    let Asked { found, other, trouble } = {
+        let questions = in_order(inner, stored.as_deref())
+            .map(|upstream| -> BoxFuture<'_, Said<StoredNarInfo>> {
+                Box::pin(ask_one(inner, upstream, key, preferred))
+            })
+            .collect::<Vec<_>>();
+        ask::first(questions).await
+    };
+    match (found, other, trouble) {
+        (Some(found), _, _) | (None, Some(found), false) => keep(inner, found, stored).await,
+        // The one who promised the stored NAR is in trouble: its word stays, this one helps out.
+        (None, Some(other), true) => {
+            let shown = trust::for_clients(&other.narinfo, None);
+            Answer::Found(shown.print(&inner.config.store_dir).into())
+        }
+        (None, None, true) => Answer::Trouble,
+        (None, None, false) => absent(inner, key, stored).await,
+    }
+}
+
+/// The upstreams in order of priority, but first the one that promised what is stored.
+fn in_order<'a>(
+    inner: &'a Inner,
+    stored: Option<&StoredNarInfo>,
+) -> impl Iterator<Item = &'a Upstream> {
+    let promised = stored.map(|stored| stored.upstream.clone());
+    let is_first = move |upstream: &&Upstream| Some(&**upstream.url()) == promised.as_deref();
+    let is_other = is_first.clone();
+    let others = inner.upstreams.iter().filter(move |upstream| !is_other(upstream));
+    inner.upstreams.iter().filter(is_first).chain(others)
+}
+
+/// Asks one upstream and judges what it says.
+pub(super) async fn ask_one(
+    inner: &Inner,
+    upstream: &Upstream,
+    key: StorePathHash,
+    preferred: Option<NarHash>,
+) -> Said<StoredNarInfo> {
+    if upstream.is_resting() {
+        return Said::Trouble;
+    }
+    let text = match upstream.narinfo(key).await {
+        Ok(Some(text)) => text,
+        Ok(None) => return Said::Absent,
+        Err(error) => {
+            debug!(upstream = %upstream.url(), %key, error = &error as &dyn std::error::Error,
+                "narinfo could not be fetched");
+            return Said::Trouble;
+        }
+    };
+    let keys = upstream.trusted_keys();
+    match trust::judge(&text, key, keys, &inner.own_keys, &inner.config.store_dir) {
+        Ok(narinfo) => {
+            let unwanted = preferred.is_some_and(|wanted| wanted != narinfo.nar_hash);
+            let upstream = upstream.url().to_string();
+            let stored = StoredNarInfo { narinfo, upstream, origin: Origin::Upstream };
+            if unwanted { Said::Other(stored) } else { Said::Found(stored) }
+        }
+        Err(error) => {
+            warn!(upstream = %upstream.url(), %key, error = &error as &dyn std::error::Error,
+                "narinfo refused");
+            Said::Trouble
+        }
+    }
+}
+
+/// Keeps what an upstream said and makes it ready; its references come next.
+pub(super) async fn keep(
+    inner: &Arc<Inner>,
+    said: StoredNarInfo,
+    stored: Option<Box<StoredNarInfo>>,
+) -> Answer {
+    let key = said.narinfo.store_path.hash();
+    let nar_hash = said.narinfo.nar_hash;
+    // What was pushed here stays ours, whoever has it too.
+    let ours = stored.as_ref().is_some_and(|stored| stored.origin == Origin::Ours);
+    if !ours
+        && stored.as_deref() != Some(&said)
+        && let Err(error) = inner.store.keep_narinfo(said.clone()).await
+    {
+        warn!(%key, error = &error as &dyn std::error::Error, "narinfo could not be kept");
+    }
+    inner.memory.absent.forget(&key);
+    inner.memory.confirmed.note(key, ());
+    if let Some(file_hash) = said.narinfo.file_hash {
+        inner.memory.file_names.note(file_hash, NarName { nar_hash, key });
+    }
+    let held = inner.store.nar(nar_hash).await.ok().flatten();
+    let shown = trust::for_clients(&said.narinfo, held.as_ref());
+    let narinfo = Bytes::from(shown.print(&inner.config.store_dir));
+    inner.memory.make_ready(key, narinfo.clone());
+    prefetch::ahead(inner, key, said.narinfo.references.iter().map(StorePath::hash));
+    Answer::Found(narinfo)
+}
+
+/// Nobody has it: remembered for a moment, and what was promised is withdrawn, unless its NAR has
+/// come here meanwhile.
+async fn absent(inner: &Inner, key: StorePathHash, stored: Option<Box<StoredNarInfo>>) -> Answer {
+    if stored.is_some() {
+        match inner.store.lookup(key).await {
+            Ok(Some((stored, Some(held)))) => {
+                let shown = trust::for_clients(&stored.narinfo, Some(&held));
+                return Answer::Found(shown.print(&inner.config.store_dir).into());
+            }
+            Ok(Some((_, None))) => {
+                if let Err(error) = inner.store.withdraw_narinfo(key).await {
+                    warn!(%key, error = &error as &dyn std::error::Error,
+                        "narinfo could not be withdrawn");
+                    return Answer::Trouble;
+                }
+            }
+            Ok(None) => {}
+            Err(_) => return Answer::Trouble,
+        }
+    }
+    inner.memory.absent.note(key, ());
+    Answer::Absent
+}

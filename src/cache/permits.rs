@@ -1,0 +1,191 @@
+//! Memory of codecs is a budget: who decodes or encodes holds a permit for it, first come first
+//! served.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use super::ingest::{Codec, Form};
+
+/// The grain of the budget: fine enough for small NARs, coarse enough for a semaphore's count.
+const UNIT_BYTES: u64 = 64 * 1024;
+
+/// How long a client waits for codec memory before it is sent to its next substituter.
+const WAIT: Duration = Duration::from_secs(20);
+
+/// What needs more than this is not unpacked at all: a Pi has other things to do.
+const ALONE_BYTES_MAX: u64 = 160 << 20;
+
+/// Buffers between the stages of one ingest, at most.
+const BUFFERS_BYTES: u64 = 1 << 20;
+
+/// The budget.
+#[derive(Debug)]
+pub(super) struct Permits {
+    units: Arc<Semaphore>,
+    units_all: u32,
+    waiting: AtomicUsize,
+}
+
+/// A share of the budget, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Permit {
+    held: OwnedSemaphorePermit,
+}
+
+impl Permits {
+    pub(super) fn new(budget_bytes: u64) -> Self {
+        let units_all = units(budget_bytes).max(1);
+        let count = usize::try_from(units_all).unwrap_or(Semaphore::MAX_PERMITS);
+        Self { units: Arc::new(Semaphore::new(count)), units_all, waiting: AtomicUsize::new(0) }
+    }
+
+    /// Waits for a share; `None` when it is too big or did not come in time. One that is bigger
+    /// than the budget takes all of it.
+    pub(super) async fn take(&self, bytes: u64) -> Option<Permit> {
+        if bytes > ALONE_BYTES_MAX {
+            return None;
+        }
+        let wanted = units(bytes).min(self.units_all);
+        let _waiting = Waiting::new(&self.waiting);
+        let held = timeout(WAIT, Arc::clone(&self.units).acquire_many_owned(wanted)).await;
+        Some(Permit { held: held.ok()?.ok()? })
+    }
+
+    /// Makes a share as big as `bytes` without waiting; `false` when the budget has it not now.
+    pub(super) fn enlarge(&self, permit: &mut Permit, bytes: u64) -> bool {
+        if bytes > ALONE_BYTES_MAX {
+            return false;
+        }
+        let has = u32::try_from(permit.held.num_permits()).unwrap_or(u32::MAX);
+        let more = units(bytes).min(self.units_all).saturating_sub(has);
+        match Arc::clone(&self.units).try_acquire_many_owned(more) {
+            Ok(held) => {
+                permit.held.merge(held);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Whether somebody waits for memory: a fill that nobody follows gives its share up then.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Counts one that waits, also when its waiting is cancelled.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes.div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX)
+}
+
+/// What one ingest costs: the decoder's window as far as the NAR can fill it, the encoder, and the
+/// buffers between them.
+pub(super) fn cost_bytes(codec: Codec, form: Form, nar_size: u64) -> u64 {
+    let decoder = codec.window_bytes.min(nar_size);
+    let encoder = match form {
+        Form::Kept => 0,
+        Form::Recompressed { level } => encoder_bytes(level, nar_size),
+    };
+    decoder + encoder + BUFFERS_BYTES.min(nar_size.saturating_mul(4))
+}
+
+/// Memory of zstd's encoder by level, rounded up (measured by `ZSTD_sizeof_CCtx`, see the test);
+/// its tables shrink with the NAR.
+fn encoder_bytes(level: i32, nar_size: u64) -> u64 {
+    let most = match level {
+        ..=2 => 2 << 20,
+        3..=4 => 5 << 20,
+        5..=8 => 13 << 20,
+        9..=12 => 48 << 20,
+        13..=15 => 72 << 20,
+        16.. => 112 << 20,
+    };
+    let factor = if level <= 4 { 16 } else { 24 };
+    let window = nar_size.checked_next_power_of_two().unwrap_or(u64::MAX);
+    window.saturating_mul(factor).saturating_add(256 << 10).min(most)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nix::Compression;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn a_small_nar_costs_little_whatever_its_window() {
+        let codec = Codec { compression: Compression::Xz, window_bytes: 64 * MIB };
+        let form = Form::Recompressed { level: 3 };
+        assert!(cost_bytes(codec, form, 10_000) < 2 * MIB);
+        assert!(cost_bytes(codec, form, 1 << 30) > 64 * MIB);
+        assert!(cost_bytes(codec, form, 1 << 30) < 72 * MIB);
+    }
+
+    #[test]
+    fn the_encoder_takes_no_more_than_it_is_thought_to() {
+        for level in 1..=19 {
+            for nar_size in [1_000, 100_000, 3_000_000, 1 << 30] {
+                let mut encoder = zstd::zstd_safe::CCtx::create();
+                let level_is = zstd::zstd_safe::CParameter::CompressionLevel(level);
+                encoder.set_parameter(level_is).unwrap();
+                encoder.set_pledged_src_size(Some(nar_size)).unwrap();
+                let mut out = vec![0; 1 << 16];
+                let mut input = zstd::zstd_safe::InBuffer::around(&[0; 900]);
+                let mut output = zstd::zstd_safe::OutBuffer::around(out.as_mut_slice());
+                encoder.compress_stream(&mut output, &mut input).unwrap();
+                let takes = u64::try_from(encoder.sizeof()).unwrap();
+                let thought = encoder_bytes(level, nar_size);
+                assert!(takes <= thought, "level {level}, {nar_size}: {takes} > {thought}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_longer_than_twenty_seconds_gets_nothing() {
+        let permits = Permits::new(48 * MIB);
+        let first = permits.take(100 * MIB).await;
+        assert!(first.is_some(), "one that is bigger than the budget takes all of it");
+        let began = tokio::time::Instant::now();
+        assert!(permits.take(MIB).await.is_none());
+        assert_eq!(began.elapsed().as_secs(), 20);
+        drop(first);
+        assert!(permits.take(MIB).await.is_some());
+        assert!(permits.take(161 * MIB).await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn shares_are_given_in_the_order_of_asking() {
+        let permits = Permits::new(48 * MIB);
+        let first = permits.take(40 * MIB).await.unwrap();
+        let big = permits.take(48 * MIB);
+        tokio::pin!(big);
+        assert!(futures_util::poll!(&mut big).is_pending());
+        assert!(permits.are_wanted());
+        let small = permits.take(MIB);
+        tokio::pin!(small);
+        assert!(futures_util::poll!(&mut small).is_pending(), "the big one was first");
+        drop(first);
+        assert!(big.await.is_some());
+        assert!(small.await.is_some());
+        assert!(!permits.are_wanted());
+    }
+}

@@ -1,0 +1,95 @@
+//! A NAR on its way to one client: it ends cleanly only when the whole NAR was what was signed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use crate::store::Growing;
+
+/// A NAR's zstd stream as it comes. An error means: cut the response, never end it cleanly.
+#[derive(Debug)]
+pub struct NarStream {
+    from: From,
+}
+
+/// The NAR went wrong in the middle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the NAR could not be completed")]
+pub struct Cut;
+
+/// What comes from a fetch that is kept nowhere.
+#[derive(Debug)]
+pub(super) enum Piece {
+    Bytes(Bytes),
+    /// All of it came, and its hash was right. A channel that ends without it was cut.
+    End,
+}
+
+#[derive(Debug)]
+enum From {
+    Rows { growing: Growing, offset: u64, _follower: Follower },
+    Fetch { first: Option<Piece>, coming: mpsc::Receiver<Piece> },
+    Ended,
+    Broken,
+}
+
+impl NarStream {
+    pub(super) const fn follow(growing: Growing, follower: Follower) -> Self {
+        Self { from: From::Rows { growing, offset: 0, _follower: follower } }
+    }
+
+    pub(super) const fn through(first: Piece, coming: mpsc::Receiver<Piece>) -> Self {
+        Self { from: From::Fetch { first: Some(first), coming } }
+    }
+
+    /// The next bytes; `None` after the last, when the NAR's hash was right. After either end it
+    /// says the same again. Cancelling it loses nothing.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, Cut> {
+        let next = match &mut self.from {
+            From::Rows { growing, offset, .. } => match growing.read(*offset).await {
+                Ok(Some(bytes)) => {
+                    *offset += u64::try_from(bytes.len()).map_err(|_| Cut)?;
+                    return Ok(Some(bytes));
+                }
+                Ok(None) => From::Ended,
+                Err(_) => From::Broken,
+            },
+            From::Fetch { first, coming } => {
+                let piece = match first.take() {
+                    Some(piece) => Some(piece),
+                    None => coming.recv().await,
+                };
+                match piece {
+                    Some(Piece::Bytes(bytes)) => return Ok(Some(bytes)),
+                    Some(Piece::End) => From::Ended,
+                    None => From::Broken,
+                }
+            }
+            From::Ended => return Ok(None),
+            From::Broken => return Err(Cut),
+        };
+        // What was read from is let go at once: a follower that has all of it holds nothing.
+        let ended = matches!(next, From::Ended);
+        self.from = next;
+        if ended { Ok(None) } else { Err(Cut) }
+    }
+}
+
+/// Counts one who follows a fill.
+#[derive(Debug)]
+pub(super) struct Follower(Arc<AtomicUsize>);
+
+impl Follower {
+    pub(super) fn new(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,53 @@
+//! Whose narinfos count, and what clients see of them.
+
+use crate::nix::{Compression, NarInfo, NarName, StoreDir, StorePathHash, TrustedKeys};
+use crate::store::HeldNar;
+
+/// Why an upstream's narinfo is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Distrust {
+    /// It does not parse.
+    #[error("it is no valid narinfo: {0}")]
+    Malformed(String),
+    /// It is another path's.
+    #[error("it is the narinfo of {0}")]
+    OtherPath(StorePathHash),
+    /// None of the keys that count signed it.
+    #[error("no trusted key signed it")]
+    Unsigned,
+}
+
+/// Parses an upstream's narinfo and checks that it is `key`'s and signed by one of the upstream's
+/// keys or one of ours; `keys` is `None` for an upstream that is believed without signature.
+pub(super) fn judge(
+    text: &[u8],
+    key: StorePathHash,
+    keys: Option<&TrustedKeys>,
+    own: &TrustedKeys,
+    store_dir: &StoreDir,
+) -> Result<NarInfo, Distrust> {
+    let narinfo =
+        NarInfo::parse(text, store_dir).map_err(|error| Distrust::Malformed(error.to_string()))?;
+    let found = narinfo.store_path.hash();
+    if found != key {
+        return Err(Distrust::OtherPath(found));
+    }
+    let trusted = keys.is_none_or(|keys| keys.trust(&narinfo, store_dir));
+    if !trusted && !own.trust(&narinfo, store_dir) {
+        return Err(Distrust::Unsigned);
+    }
+    Ok(narinfo)
+}
+
+/// The narinfo as clients see it: our URL, our codec, the file's hash and size when the NAR is
+/// held, else the upstream's size as an estimate for the progress bar.
+pub(super) fn for_clients(narinfo: &NarInfo, held: Option<&HeldNar>) -> NarInfo {
+    let name = NarName { nar_hash: narinfo.nar_hash, key: narinfo.store_path.hash() };
+    NarInfo {
+        url: name.to_string(),
+        compression: Compression::Zstd,
+        file_hash: held.map(HeldNar::file_hash),
+        file_size: held.map_or(narinfo.file_size, |held| Some(held.file_size())),
+        ..narinfo.clone()
+    }
+}

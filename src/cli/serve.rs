@@ -1,0 +1,45 @@
+//! `serve`: the daemon, with signals, logs and the sockets that systemd hands over.
+
+use anyhow::Context;
+use tokio::runtime;
+use tokio_util::sync::CancellationToken;
+
+use super::{ConfigArgs, Ended, log};
+use crate::daemon::{self, Given};
+use crate::systemd;
+
+/// Two: narinfos are answered from memory, and what takes time runs on other threads. More would
+/// take the cores of a Pi from its codecs, one alone would wait behind a slow TLS handshake.
+const WORKER_THREADS: usize = 2;
+
+/// Threads for codecs and name resolution. What they hold in memory is bounded by permits; this
+/// only bounds their stacks.
+const BLOCKING_THREADS_MAX: usize = 128;
+
+pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
+    let config = args.load()?;
+    log::start()?;
+    // Before the runtime: it changes the environment, which is sound on one thread only.
+    let sockets = systemd::inherited_sockets().context("take over inherited sockets")?;
+    let runtime = runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_name("snowberry")
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let stop = CancellationToken::new();
+    let given = Given { disk: None, sockets };
+    let ended = runtime.block_on(async {
+        let daemon = daemon::run(config, given, stop.clone(), drop);
+        tokio::select! {
+            ended = Box::pin(daemon) => ended,
+            signals = daemon::second_signal(stop.clone()) => {
+                signals.and(Err(anyhow::anyhow!("ended at once by a second signal")))
+            }
+        }
+    });
+    // A codec or a resolver that still runs must not hold up the end.
+    runtime.shutdown_background();
+    ended.map(|()| Ended::Well)
+}

@@ -1,0 +1,234 @@
+//! `status`: asks a running cache over plain HTTP and shows its answer.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::{ConfigArgs, Ended, out};
+use crate::config::{self, Config};
+use crate::units::ByteSize;
+
+/// A cache on the same network that takes longer is not well, and that is an answer too.
+const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// The status is a few hundred bytes and about 200 for each upstream.
+const ANSWER_LEN_MAX: usize = 1 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// The cache; without it the one that the configuration describes.
+    #[arg(long, value_name = "http://HOST[:PORT]")]
+    url: Option<String>,
+    /// Print the answer as it is.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Ended> {
+    let authority = match &args.url {
+        Some(url) => authority(url)?,
+        None => of_config(&args.config.load()?)?,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let answer = runtime
+        .block_on(async { tokio::time::timeout(ANSWER_WAIT, ask(&authority)).await })
+        .with_context(|| format!("http://{authority} did not answer within {ANSWER_WAIT:?}"))
+        .and_then(|answer| answer)
+        .with_context(|| format!("ask http://{authority} (is `snowberry serve` running there?)"))?;
+    if args.json {
+        out::bytes(&answer)?;
+        if !answer.ends_with(b"\n") {
+            out::line("")?;
+        }
+    } else {
+        let value: Value = serde_json::from_slice(&answer).context("read the answer")?;
+        out::bytes(text(&value).as_bytes())?;
+    }
+    Ok(Ended::Well)
+}
+
+/// Host and port of `http://HOST[:PORT][/]`.
+fn authority(url: &str) -> anyhow::Result<String> {
+    let url = url::Url::parse(url).with_context(|| format!("{url:?} is no URL"))?;
+    anyhow::ensure!(url.scheme() == "http", "only http:// can be asked, not {}://", url.scheme());
+    let host = url.host_str().context("the URL names no host")?;
+    Ok(match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    })
+}
+
+/// Where the cache of this configuration can be asked from this machine.
+fn of_config(config: &Config) -> anyhow::Result<String> {
+    let default = [config::DEFAULT_LISTEN.parse().expect("a constant that is an address")];
+    let listen: &[SocketAddr] = config.listen.as_deref().unwrap_or(&default);
+    let address = listen
+        .iter()
+        .find(|address| address.port() != 0)
+        .context("the configuration listens on port 0: say where with --url")?;
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        IpAddr::V4(_) | IpAddr::V6(_) => address.ip(),
+    };
+    Ok(SocketAddr::new(ip, address.port()).to_string())
+}
+
+async fn ask(authority: &str) -> anyhow::Result<Bytes> {
+    let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
+        !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit()) && !host.ends_with(':')
+    });
+    let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    let stream = TcpStream::connect(address).await.context("connect")?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("connect")?;
+    let request = Request::get("/api/status")
+        .header(header::HOST, authority)
+        .header(header::ACCEPT, "application/json")
+        .body(Empty::<Bytes>::new())
+        .context("ask")?;
+    let exchange = async {
+        let response = sender.send_request(request).await.context("ask")?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_LEN_MAX);
+        let body = body.collect().await.map_err(anyhow::Error::from_boxed).context("read")?;
+        anyhow::ensure!(status.is_success(), "the answer was {status}");
+        Ok(body.to_bytes())
+    };
+    tokio::pin!(exchange);
+    // The connection ends when the exchange does, or earlier with the exchange's error.
+    tokio::select! {
+        answer = &mut exchange => answer,
+        ended = connection => {
+            ended.context("keep the connection")?;
+            exchange.await
+        }
+    }
+}
+
+/// For people: what is missing in the answer is left out, so that versions may differ.
+fn text(status: &Value) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, shown: Option<String>| {
+        if let Some(shown) = shown {
+            writeln!(text, "{name:<12}{shown}").expect("writing to a String cannot fail");
+        }
+    };
+    let at = |pointer: &str| status.pointer(pointer);
+    let number = |pointer: &str| at(pointer).and_then(Value::as_u64);
+    let string = |pointer: &str| at(pointer).and_then(Value::as_str).map(str::to_owned);
+    let bytes = |pointer: &str| number(pointer).map(|bytes| ByteSize(bytes).to_string());
+    line("version", string("/version"));
+    line("name", string("/name"));
+    line("public key", string("/public_key"));
+    line("up for", number("/uptime_s").map(span));
+    line("offline for", number("/offline_since_s").map(span));
+    let used = bytes("/store/used_bytes").zip(bytes("/store/budget_bytes"));
+    line("store", used.map(|(used, budget)| format!("{used} of {budget}")));
+    let held = number("/store/nars").zip(number("/store/narinfos"));
+    line("held", held.map(|(nars, narinfos)| format!("{nars} NARs, {narinfos} narinfos")));
+    line("written", bytes("/store/written_bytes"));
+    let traffic = number("/traffic/hits").zip(number("/traffic/misses"));
+    let traffic = traffic.zip(number("/traffic/absent"));
+    line(
+        "answers",
+        traffic.map(|((hits, misses), absent)| {
+            format!("{hits} hits, {misses} misses, {absent} absent")
+        }),
+    );
+    let moved = bytes("/traffic/served_bytes").zip(bytes("/traffic/fetched_bytes"));
+    line("moved", moved.map(|(served, fetched)| format!("{served} served, {fetched} fetched")));
+    line("disk free", bytes("/host/disk_free_bytes"));
+    line("memory", bytes("/host/memory_bytes"));
+    for upstream in at("/upstreams").and_then(Value::as_array).into_iter().flatten() {
+        line("upstream", upstream_line(upstream));
+    }
+    text
+}
+
+fn upstream_line(upstream: &Value) -> Option<String> {
+    let url = upstream.get("url")?.as_str()?;
+    let state = upstream.get("state")?.as_str()?;
+    let mut shown = format!("{url}: {state}");
+    if let Some(since_s) = upstream.get("since_s").and_then(Value::as_u64) {
+        shown.push_str(" for ");
+        shown.push_str(&span(since_s));
+    }
+    if let Some(error) = upstream.get("last_error").and_then(Value::as_str) {
+        shown.push_str(", last error: ");
+        shown.push_str(error);
+    }
+    Some(shown)
+}
+
+/// The two largest units: more is noise.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_without_port_is_asked_at_port_80_under_its_bare_name() {
+        assert_eq!(authority("http://snowberry.local/").unwrap(), "snowberry.local");
+        assert_eq!(authority("http://[::1]:8500").unwrap(), "[::1]:8500");
+        assert!(authority("https://snowberry.local").is_err());
+        assert!(authority("snowberry.local").is_err());
+    }
+
+    #[test]
+    fn every_address_is_asked_on_this_machine() {
+        let surroundings = config::Surroundings { home: Some("/ada".into()), ..Default::default() };
+        let check = |listen: &str, wanted: Option<&str>| {
+            let config = config::load(None, &[format!("listen={listen}")], &surroundings).unwrap();
+            assert_eq!(of_config(&config).ok().as_deref(), wanted, "{listen}");
+        };
+        check("[\"[::]:80\"]", Some("[::1]:80"));
+        check("[\"0.0.0.0:81\"]", Some("127.0.0.1:81"));
+        check("[\"192.168.1.2:82\"]", Some("192.168.1.2:82"));
+        check("[\"127.0.0.1:0\"]", None);
+    }
+
+    #[test]
+    fn people_read_units_and_not_bytes() {
+        let status = serde_json::json!({
+            "version": "0.1.0", "name": "snowberry", "public_key": null, "uptime_s": 3720,
+            "offline_since_s": null,
+            "store": {"budget_bytes": 1_u64 << 30, "used_bytes": 1536 << 10, "nars": 2,
+                "narinfos": 3, "pinned_bytes": 0, "written_bytes": 0},
+            "upstreams": [{"url": "https://cache.example", "state": "down", "since_s": 65,
+                "push": false, "last_error": "connection refused"}],
+        });
+        let wanted = "\
+version     0.1.0
+name        snowberry
+up for      1 h 2 min
+store       1.5 MiB of 1.0 GiB
+held        2 NARs, 3 narinfos
+written     0 B
+upstream    https://cache.example: down for 1 min 5 s, last error: connection refused
+";
+        assert_eq!(text(&status), wanted);
+    }
+}

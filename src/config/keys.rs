@@ -1,0 +1,149 @@
+//! Every key of the configuration, declared once for people: `snowberry.toml(5)` is printed from
+//! this list, and the nearest right key is looked for in it. A test holds it to the types.
+
+/// One key of the file.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Dotted from the top; what begins with `upstream.` stands in each `[[upstream]]` table.
+    pub path: &'static str,
+    /// What is written there.
+    pub kind: &'static str,
+    /// What holds without it.
+    pub default: &'static str,
+    /// What it does, in whole sentences.
+    pub help: &'static str,
+}
+
+impl Key {
+    /// The table it stands in, empty at the top, and its own name.
+    pub fn split(&self) -> (&'static str, &'static str) {
+        self.path.split_once('.').unwrap_or(("", self.path))
+    }
+}
+
+const fn key(
+    path: &'static str,
+    kind: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Key {
+    Key { path, kind, default, help }
+}
+
+/// All keys, in the order in which they are explained.
+pub const KEYS: [Key; 16] = [
+    key(
+        "listen",
+        "list of \"ADDRESS:PORT\"",
+        "the sockets that systemd hands over, else [\"127.0.0.1:8500\"]",
+        "Where to listen for plain HTTP. \"[::]:80\" is every address of the machine, IPv4 too; \
+         peers outside the local network are turned away all the same (see allow). With port 0 \
+         the system chooses a port; the log event \"listening\" tells which.",
+    ),
+    key(
+        "name",
+        "string",
+        "\"snowberry\"",
+        "The name of this cache: lower-case letters, digits and hyphens. It is part of the name \
+         of the cache's own key when that is made, and is shown on its page.",
+    ),
+    key(
+        "names",
+        "list of strings",
+        "[]",
+        "Host names under which the page, the status and the metrics may be asked, besides \
+         addresses, localhost and *.local: the name of a reverse proxy, for instance. Any other \
+         Host header is refused there, so that a foreign web page cannot read them through a \
+         browser in the house.",
+    ),
+    key(
+        "allow",
+        "list of \"ADDRESS/BITS\"",
+        "[]",
+        "Address prefixes that may ask besides loopback, private, link-local, unique-local and \
+         shared addresses and the networks of the machine's own interfaces.",
+    ),
+    key(
+        "state-dir",
+        "path",
+        "$STATE_DIRECTORY under systemd, else /var/lib/snowberry for root, else \
+         $XDG_STATE_HOME/snowberry or ~/.local/state/snowberry",
+        "The folder of what must not be lost: the cache's own key. It is made at first start, \
+         for its owner only. Keep a backup of it.",
+    ),
+    key(
+        "store-dir",
+        "path",
+        "\"/nix/store\"",
+        "The store directory of the Nix clients. It must be that of every upstream.",
+    ),
+    key(
+        "store.path",
+        "path",
+        "<state-dir>/store",
+        "The folder of the store. When it lies on a disk of its own and that disk is missing, \
+         the cache runs on without it, says so, and takes it up again when it is back.",
+    ),
+    key(
+        "store.budget",
+        "size",
+        "90 % of what is free at first start, then fixed",
+        "Bytes that stored NARs may take, such as \"200 GiB\". What was not used for the longest \
+         time goes first. A reserve of the disk is left free besides.",
+    ),
+    key(
+        "store.compression-level",
+        "number, 1 to 19",
+        "3",
+        "The zstd level of what is stored: higher is smaller and slower to take in, and no slower \
+         to serve. What comes from upstream as zstd already is kept as it is.",
+    ),
+    key(
+        "upstream.url",
+        "URL",
+        "none: it must be given",
+        "https://HOST, http://HOST, s3://BUCKET?endpoint=HOST&region=REGION&profile=PROFILE as \
+         Nix writes it, or file:///FOLDER. Upstreams are asked in the order of their tables.",
+    ),
+    key(
+        "upstream.trusted-public-keys",
+        "list of \"NAME:BASE64\"",
+        "none: it must be given, or unsigned",
+        "The keys whose signatures count for this upstream. What none of them signed is treated \
+         as absent.",
+    ),
+    key(
+        "upstream.unsigned",
+        "true or false",
+        "false",
+        "Takes what this upstream says without any signature. Only for a folder or a server \
+         that nobody else can write to; the clients still check signatures themselves.",
+    ),
+    key(
+        "upstream.ca-file",
+        "path",
+        "none",
+        "A PEM file with the certificate authority of this upstream, trusted beside those of \
+         the system.",
+    ),
+    key(
+        "upstream.credentials-file",
+        "path",
+        "the environment, then the profile in ~/.aws, then anonymous",
+        "An AWS credentials file for an s3 upstream. Its content is never logged.",
+    ),
+    key(
+        "upstream.netrc-file",
+        "path",
+        "none",
+        "A netrc file with name and password for the host of an http or https upstream. Never \
+         logged, never sent to another host.",
+    ),
+    key(
+        "upstream.headers-file",
+        "path",
+        "none",
+        "A file of header lines, such as \"Authorization: Bearer TOKEN\", sent with each request \
+         to an http or https upstream. Never logged, never sent to another host.",
+    ),
+];

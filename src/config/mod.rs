@@ -1,0 +1,277 @@
+//! Puts together each floor's own `Config`: load, check, freeze. Every problem is told at once, with
+//! its file and line. Knows nothing of sockets or tasks.
+
+mod check;
+mod keys;
+mod source;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::nix::StoreDir;
+use crate::{store, upstream};
+
+use source::Source;
+
+pub use keys::{KEYS, Key};
+
+/// Where the configuration is looked for when neither `--config` nor `$SNOWBERRY_CONFIG` names one.
+pub const DEFAULT_FILE: &str = "/etc/snowberry/snowberry.toml";
+
+/// Where `serve` listens unless it is configured or handed sockets: on this machine only.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:8500";
+
+/// The upstream of a configuration that names none.
+pub const DEFAULT_UPSTREAM: &str = "https://cache.nixos.org";
+
+/// The key of [`DEFAULT_UPSTREAM`], as Nix itself ships it.
+pub const DEFAULT_UPSTREAM_KEY: &str =
+    "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=";
+
+/// The cache's name unless configured.
+pub const DEFAULT_NAME: &str = "snowberry";
+
+/// The zstd level of what is stored. Level 1 takes two thirds of the CPU and stores an eighth more.
+pub const DEFAULT_COMPRESSION_LEVEL: i32 = 3;
+
+/// The checked and frozen configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file that was read, when there was one.
+    pub file: Option<PathBuf>,
+    /// Where to listen, when configured; else inherited sockets, else [`DEFAULT_LISTEN`].
+    pub listen: Option<Vec<SocketAddr>>,
+    /// The cache's name: in its key's name, on its page.
+    pub name: String,
+    /// Host names besides addresses, `localhost` and `*.local` under which the page may be asked.
+    pub names: Vec<String>,
+    /// Address prefixes that may ask besides the LAN's own.
+    pub allow: Vec<String>,
+    /// Our own key and what else must not be lost, apart from the store.
+    pub state_dir: PathBuf,
+    /// Nix's store directory.
+    pub store_dir: StoreDir,
+    /// The store's own, with its path and marker filled in.
+    pub store: store::Config,
+    /// The upstreams in the order in which they are asked.
+    pub upstreams: Vec<upstream::Config>,
+}
+
+/// Why there is no configuration. Exit code 78.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("read the configuration {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What it says is wrong.
+    #[error("{0}")]
+    Wrong(Problems),
+}
+
+/// Everything that is wrong with a configuration, one a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problems(pub Vec<Problem>);
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// `file:line`, `--set KEY=VALUE`, or empty when it is about the whole.
+    pub place: String,
+    /// What is wrong, in a sentence that says what to do.
+    pub message: String,
+}
+
+impl Problem {
+    pub(crate) fn of_the_whole(message: impl Into<String>) -> Self {
+        Self { place: String::new(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.place.is_empty() {
+            write!(f, "{}", self.message)
+        } else {
+            write!(f, "{}: {}", self.place, self.message)
+        }
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.0.iter().enumerate() {
+            let line_end = if index == 0 { "" } else { "\n" };
+            write!(f, "{line_end}{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What of the process's surroundings decides where things are; an argument, so that tests choose.
+#[derive(Debug, Clone, Default)]
+pub struct Surroundings {
+    /// `$SNOWBERRY_CONFIG`.
+    pub config_file: Option<PathBuf>,
+    /// The file that is read when nothing names one, if it exists.
+    pub default_file: Option<PathBuf>,
+    /// `$STATE_DIRECTORY`, which systemd sets for `StateDirectory=`.
+    pub state_directory: Option<String>,
+    /// `$XDG_STATE_HOME`.
+    pub xdg_state_home: Option<PathBuf>,
+    /// `$HOME`.
+    pub home: Option<PathBuf>,
+    /// Whether the process runs as root.
+    pub is_root: bool,
+}
+
+impl Surroundings {
+    /// Those of this process.
+    pub fn of_this_process() -> Self {
+        let folder = |name: &str| {
+            std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute())
+        };
+        Self {
+            config_file: std::env::var_os("SNOWBERRY_CONFIG")
+                .filter(|value| !value.is_empty())
+                .map(PathBuf::from),
+            default_file: Some(PathBuf::from(DEFAULT_FILE)),
+            state_directory: std::env::var("STATE_DIRECTORY").ok(),
+            xdg_state_home: folder("XDG_STATE_HOME"),
+            home: folder("HOME"),
+            // The owner of a process's own folder there is its effective user.
+            is_root: std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
+        }
+    }
+
+    /// The state directory of a configuration that names none.
+    fn state_dir(&self) -> Option<PathBuf> {
+        // systemd separates several by colons; the first is the main one.
+        let systemd = self.state_directory.as_deref().and_then(|list| list.split(':').next());
+        if let Some(first) = systemd.filter(|first| first.starts_with('/')) {
+            return Some(PathBuf::from(first));
+        }
+        if self.is_root {
+            return Some(PathBuf::from("/var/lib/snowberry"));
+        }
+        let state_home = self.xdg_state_home.clone();
+        state_home
+            .or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))
+            .map(|state_home| state_home.join("snowberry"))
+    }
+}
+
+/// The file as it is written. `config/keys.rs` documents each key; a test holds the two together.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Document {
+    listen: Option<Vec<SocketAddr>>,
+    name: Option<String>,
+    names: Vec<String>,
+    allow: Vec<String>,
+    state_dir: Option<PathBuf>,
+    store_dir: Option<String>,
+    store: store::Config,
+    upstream: Option<Vec<upstream::Config>>,
+}
+
+/// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
+/// none), lays the `--set KEY=TOML-VALUE` over it in their order, and checks the whole.
+pub fn load(
+    file: Option<&Path>,
+    sets: &[String],
+    surroundings: &Surroundings,
+) -> Result<Config, Error> {
+    let named = file.or(surroundings.config_file.as_deref());
+    let text = match (named, surroundings.default_file.as_deref()) {
+        (Some(path), _) => Some((path, read(path)?)),
+        (None, Some(path)) if path.exists() => Some((path, read(path)?)),
+        (None, _) => None,
+    };
+    let file = text.as_ref().map(|(path, _)| path.to_path_buf());
+    let mut sources = Vec::new();
+    if let Some((path, text)) = text {
+        sources.push(Source::file(path, text));
+    }
+    sources.extend(sets.iter().map(|set| Source::set(set)));
+    freeze(source::merge(&sources)?, file, surroundings)
+}
+
+fn read(path: &Path) -> Result<String, Error> {
+    std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })
+}
+
+fn freeze(
+    document: Document,
+    file: Option<PathBuf>,
+    surroundings: &Surroundings,
+) -> Result<Config, Error> {
+    let mut problems = Vec::new();
+    let state_dir = document.state_dir.or_else(|| surroundings.state_dir()).unwrap_or_else(|| {
+        let message = "state-dir: no default can be found without $HOME; set it";
+        problems.push(Problem::of_the_whole(message));
+        PathBuf::new()
+    });
+    let store_dir = match document.store_dir.as_deref().map(StoreDir::parse) {
+        None => StoreDir::default(),
+        Some(Ok(store_dir)) => store_dir,
+        Some(Err(error)) => {
+            problems.push(Problem::of_the_whole(format!("store-dir: {error}")));
+            StoreDir::default()
+        }
+    };
+    let mut store = document.store;
+    store.path.get_or_insert_with(|| state_dir.join("store"));
+    store.marker = Some(state_dir.join("store-begun"));
+    let config = Config {
+        file,
+        listen: document.listen,
+        name: document.name.unwrap_or_else(|| DEFAULT_NAME.to_owned()),
+        names: document.names,
+        allow: document.allow,
+        state_dir,
+        store_dir,
+        store,
+        upstreams: document.upstream.unwrap_or_else(|| vec![default_upstream()]),
+    };
+    if problems.is_empty() {
+        problems = check::problems(&config);
+    }
+    if problems.is_empty() { Ok(config) } else { Err(Error::Wrong(Problems(problems))) }
+}
+
+/// What an upstream says of its own configuration, with its causes, as a problem among the others.
+pub(crate) fn upstream_problem(error: &upstream::ConfigError) -> Problem {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(source) = cause {
+        text.push_str(": ");
+        text.push_str(&source.to_string());
+        cause = source.source();
+    }
+    Problem::of_the_whole(text)
+}
+
+fn default_upstream() -> upstream::Config {
+    upstream::Config {
+        url: DEFAULT_UPSTREAM.to_owned(),
+        trusted_public_keys: vec![DEFAULT_UPSTREAM_KEY.to_owned()],
+        unsigned: false,
+        ca_file: None,
+        credentials_file: None,
+        netrc_file: None,
+        headers_file: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

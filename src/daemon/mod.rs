@@ -1,0 +1,292 @@
+//! Owns every task and opens every door: the order of the start, the signals, the order of the end.
+
+mod key;
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::cache::{self, Cache};
+use crate::config::{self, Config};
+use crate::http::{self, Site};
+use crate::metrics::Metrics;
+use crate::nix::PublicKey;
+use crate::store::{self, Disk, Store};
+use crate::systemd;
+use crate::upstream::Upstream;
+
+pub use key::{had_own_key, own_key_file, read_own_key};
+
+/// How long the first questions wait behind the listening sockets for the store to open, so that a
+/// restart is not seen as a row of 404. Part of the 2.5 s that a narinfo has in all.
+const STORE_OPEN_WAIT: Duration = Duration::from_millis(400);
+
+/// The same at a start that has no key of its own yet, where the store is mostly begun from
+/// nothing, with some writes to a slow card: a key is never made while the store is degraded.
+const KEY_WAIT: Duration = Duration::from_secs(3);
+
+/// What the cache may take to end its fills, once no client is left to wait for them.
+const CACHE_CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// What the store may take to make durable what waits: at most 64 MiB, at 4 MiB/s of a tired card.
+const STORE_CLOSE_WAIT: Duration = Duration::from_secs(20);
+
+/// Memory of codecs in all: six xz streams of the usual preset at once, within a Pi's 48 MiB.
+const CODEC_MEMORY_BYTES: u64 = 48 << 20;
+
+/// What the process was given besides its configuration.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// The store's disk; `None` is the folder of the configuration. Tests give one that fails.
+    pub disk: Option<Arc<dyn Disk>>,
+    /// Sockets that listen already: [`systemd::inherited_sockets`].
+    pub sockets: Vec<std::net::TcpListener>,
+}
+
+/// Runs the whole daemon until `stop` is cancelled, then ends it in order. `on_listening` hears the
+/// addresses once connections are accepted by the system. Comes up whatever the store, the
+/// upstreams or the network do; only a wrong configuration, a state directory that cannot be used
+/// or an address that is taken are errors.
+pub async fn run(
+    config: Config,
+    given: Given,
+    stop: CancellationToken,
+    on_listening: impl FnOnce(Vec<SocketAddr>),
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let metrics = Metrics::new();
+    tell_config(&config);
+    key::make_state_dir(&config.state_dir)?;
+    // Before anything is opened: what is wrong in the configuration ends the start with code 78.
+    let upstreams = open_upstreams(&config, &metrics)?;
+    let (listeners, addresses) = listen(config.listen.as_deref(), given.sockets).await?;
+    let disk = given.disk.unwrap_or_else(|| folder(&config));
+    let store = Store::start(config.store.clone(), disk, metrics.clone())
+        .context("start the store's threads")?;
+    for address in &addresses {
+        info!(addr = %address, "listening");
+    }
+    on_listening(addresses);
+    let public_key = own_public_key(&config, &store).await?;
+    let cache_config = cache::Config {
+        compression_level: config
+            .store
+            .compression_level
+            .unwrap_or(config::DEFAULT_COMPRESSION_LEVEL),
+        codec_memory_bytes: CODEC_MEMORY_BYTES,
+        store_dir: config.store_dir.clone(),
+        own_keys: public_key.iter().cloned().collect(),
+    };
+    let cache = Cache::new(cache_config, store.clone(), upstreams, metrics.clone());
+    let site = Site {
+        cache: cache.clone(),
+        metrics,
+        name: config.name,
+        public_key,
+        store_dir: config.store_dir,
+        names: config.names,
+        allow: config.allow,
+        started,
+    };
+    let ended = serve(listeners, Arc::new(site), stop).await;
+    within(CACHE_CLOSE_WAIT, "fills", cache.close()).await;
+    within(STORE_CLOSE_WAIT, "store", store.close()).await;
+    info!("stopped");
+    ended
+}
+
+/// Cancels `stop` at the first SIGTERM or SIGINT and returns at the second: who gets it back drops
+/// everything as it is, which the store survives like a pulled plug.
+pub async fn second_signal(stop: CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    for _ in 0..2 {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        if stop.is_cancelled() {
+            break;
+        }
+        stop.cancel();
+    }
+    Ok(())
+}
+
+fn tell_config(config: &Config) {
+    let file = config.file.as_deref().unwrap_or(Path::new("none"));
+    let store = config.store.path.as_deref().unwrap_or(Path::new("none"));
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = %file.display(),
+        state_dir = %config.state_dir.display(),
+        store = %store.display(),
+        upstreams = config.upstreams.len(),
+        "starting"
+    );
+}
+
+/// In the order of the configuration: it is the order in which they are asked.
+fn open_upstreams(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Upstream>> {
+    let mut upstreams = Vec::new();
+    let mut problems = Vec::new();
+    for upstream in &config.upstreams {
+        match Upstream::new(upstream, &config.store_dir, metrics) {
+            Ok(upstream) => upstreams.push(upstream),
+            Err(error) => problems.push(config::upstream_problem(&error)),
+        }
+    }
+    if problems.is_empty() {
+        Ok(upstreams)
+    } else {
+        Err(config::Error::Wrong(config::Problems(problems)).into())
+    }
+}
+
+/// The folder of the configuration. Made here only where no store was ever begun: a folder that is
+/// missing later is a disk that is missing, and a store must not be begun beside it.
+fn folder(config: &Config) -> Arc<dyn Disk> {
+    let path = config.store.path.clone().unwrap_or_else(|| config.state_dir.join("store"));
+    let was_begun = config.store.marker.as_deref().is_some_and(Path::exists);
+    if !was_begun && let Err(error) = key::make_private_dir(&path) {
+        warn!(error = &error as &dyn std::error::Error, path = %path.display(),
+            "cannot make the store's folder");
+    }
+    Arc::new(store::disk::Folder { path })
+}
+
+/// The sockets that were handed over and the configured addresses; the default one when there is
+/// neither. An address that was handed over is not bound again.
+async fn listen(
+    configured: Option<&[SocketAddr]>,
+    handed: Vec<std::net::TcpListener>,
+) -> anyhow::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
+    let mut listeners = Vec::new();
+    let mut addresses = Vec::new();
+    for socket in handed {
+        socket.set_nonblocking(true).context("take over an inherited socket")?;
+        let listener = TcpListener::from_std(socket).context("take over an inherited socket")?;
+        addresses.push(listener.local_addr().context("name an inherited socket")?);
+        listeners.push(listener);
+    }
+    let default = [config::DEFAULT_LISTEN.parse().expect("a constant that is an address")];
+    let wanted = match configured {
+        Some(configured) => configured,
+        None if listeners.is_empty() => default.as_slice(),
+        None => &[],
+    };
+    for address in wanted {
+        if address.port() != 0 && addresses.contains(address) {
+            continue;
+        }
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!(
+                "listen on {address} (is another server there? choose one: \
+                 --set 'listen=[\"127.0.0.1:8501\"]')"
+            )
+        })?;
+        addresses.push(listener.local_addr().context("name a socket")?);
+        listeners.push(listener);
+    }
+    Ok((listeners, addresses))
+}
+
+/// The key of this cache: as it is, or made at the first start, once the store is open. `None` when
+/// there was one that is gone, or while the store is degraded.
+async fn own_public_key(config: &Config, store: &Store) -> anyhow::Result<Option<PublicKey>> {
+    let own = read_own_key(&config.state_dir)?;
+    let wait = if own.is_some() { STORE_OPEN_WAIT } else { KEY_WAIT };
+    let opened = tokio::time::timeout(wait, store.first_opened()).await;
+    if let Some(own) = own {
+        key::remember_key(&config.state_dir)?;
+        return Ok(Some(own.public()));
+    }
+    if key::had_own_key(&config.state_dir) {
+        warn!(
+            state_dir = %config.state_dir.display(),
+            "the key of this cache is gone, restore it from its backup: no new one is made"
+        );
+        return Ok(None);
+    }
+    if opened != Ok(store::State::Open) {
+        warn!("no key is made while the store is not open, the next start will try again");
+        return Ok(None);
+    }
+    let made = key::make_own_key(&config.state_dir, &config.name)?;
+    info!(key = made.public().name(), "made the key of this cache");
+    Ok(Some(made.public()))
+}
+
+/// Serves, watches, and returns when `stop` was cancelled and all is drained, or when a task ended
+/// that should not.
+async fn serve(
+    listeners: Vec<TcpListener>,
+    site: Arc<Site>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let drained = stop.clone();
+    tasks
+        .spawn(async move { http::serve(listeners, site, drained).await.context("serve clients") });
+    if let Some(interval) = systemd::watchdog_interval() {
+        let stop = stop.clone();
+        tasks.spawn(watchdog_task(interval, stop));
+    }
+    systemd::ready();
+    info!("ready");
+    let told = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        ended = tasks.join_next() => early_end(ended),
+    };
+    if let Err(error) = &told {
+        error!(error = %format_args!("{error:#}"), "a task failed, the daemon ends");
+    }
+    info!("stopping");
+    systemd::stopping();
+    stop.cancel();
+    let mut outcome = told;
+    while let Some(ended) = tasks.join_next().await {
+        let ended = ended.context("a task panicked").and_then(|result| result);
+        outcome = outcome.and(ended);
+    }
+    outcome
+}
+
+/// No task ends of itself before `stop`: whatever it says is a failure then.
+fn early_end(
+    ended: Option<Result<anyhow::Result<()>, tokio::task::JoinError>>,
+) -> anyhow::Result<()> {
+    match ended {
+        Some(Ok(Ok(()))) | None => Err(anyhow::anyhow!("a task ended before its time")),
+        Some(Ok(Err(error))) => Err(error),
+        Some(Err(error)) => Err(error).context("a task panicked"),
+    }
+}
+
+/// Runs on the runtime that answers clients: when that stands still, so does this, and systemd
+/// starts the service again.
+async fn watchdog_task(interval: Duration, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(interval);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        systemd::alive();
+    }
+    Ok(())
+}
+
+async fn within(wait: Duration, what: &'static str, closing: impl Future<Output = ()>) {
+    if tokio::time::timeout(wait, closing).await.is_err() {
+        warn!(what, wait_s = wait.as_secs(), "did not close in time, left as it is");
+    }
+}
+
+#[cfg(test)]
+mod tests;

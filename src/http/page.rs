@@ -1,0 +1,228 @@
+//! The page that people see. It shows what `/api/status` says, and the lines to paste.
+
+use std::net::SocketAddr;
+
+use askama::Template;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper::header::HeaderValue;
+use sha2::{Digest, Sha256};
+
+use super::host_rule;
+use super::status::Status;
+use crate::units::ByteSize;
+
+const STYLE: &str = include_str!("page/style.css");
+
+/// The port that an http address need not name.
+const HTTP_PORT: u16 = 80;
+
+#[derive(Template)]
+#[template(path = "index.html")]
+struct Page<'a> {
+    style: &'static str,
+    status: &'a Status,
+    address: &'a str,
+    troubles: Vec<String>,
+    served: String,
+    fetched: String,
+    used: String,
+    budget: String,
+    written: String,
+    free: String,
+    temperature: Option<String>,
+    memory: Option<String>,
+    uptime: String,
+}
+
+/// No scripts, no pictures, no frames, no forms, nothing from elsewhere; one style, by its hash.
+pub(super) fn policy() -> HeaderValue {
+    let hash = STANDARD.encode(Sha256::digest(STYLE.as_bytes()));
+    let policy = format!(
+        "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
+    );
+    HeaderValue::from_str(&policy).expect("base 64 and ASCII words")
+}
+
+/// The address to paste: the one that the reader's browser used, unless that is a multicast DNS
+/// name, which Nix on Linux cannot resolve.
+pub(super) fn address(host: &str, local: SocketAddr) -> String {
+    if !host_rule::is_mdns(host) {
+        return format!("http://{host}");
+    }
+    let (ip, port) = (local.ip().to_canonical(), local.port());
+    match (SocketAddr::new(ip, port), port) {
+        (SocketAddr::V4(v4), HTTP_PORT) => format!("http://{}", v4.ip()),
+        (SocketAddr::V6(v6), HTTP_PORT) => format!("http://[{}]", v6.ip()),
+        (other, _) => format!("http://{other}"),
+    }
+}
+
+/// The page.
+pub(super) fn render(status: &Status, address: &str) -> String {
+    let page = Page {
+        style: STYLE,
+        status,
+        address,
+        troubles: troubles(status),
+        served: bytes(status.traffic.served_bytes),
+        fetched: bytes(status.traffic.fetched_bytes),
+        used: bytes(status.store.used_bytes),
+        budget: bytes(status.store.budget_bytes),
+        written: bytes(status.store.written_bytes),
+        free: bytes(status.host.disk_free_bytes),
+        temperature: status.host.machine.temperature_c.map(|t| format!("{t:.0}")),
+        memory: status.host.machine.memory_bytes.map(bytes),
+        uptime: span(status.uptime_s),
+    };
+    page.render().expect("writing to a String cannot fail")
+}
+
+/// What is not well, in sentences.
+fn troubles(status: &Status) -> Vec<String> {
+    let store = status.store.degraded.iter().map(|reason| {
+        format!("The store cannot be used, so nothing is answered from it: {reason}")
+    });
+    let offline = status.offline_since_s.iter().map(|since_s| {
+        format!(
+            "No upstream has answered for {}: what is held here is served, the rest must wait.",
+            span(*since_s)
+        )
+    });
+    let throttled = status.host.machine.throttled.filter(|throttled| *throttled).map(|_| {
+        "The processor is being held back: look after the power supply and the cooling.".to_owned()
+    });
+    store.chain(offline).chain(throttled).collect()
+}
+
+fn bytes(count: u64) -> String {
+    ByteSize(count).to_string()
+}
+
+/// `2 d 3 h`, `3 h 5 min`, `5 min`, `40 s`.
+fn span(seconds: u64) -> String {
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / (24 * 3600));
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min"),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        (_, _, _) => format!("{days} d {} h", hours % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::machine::Machine;
+    use super::super::status::{HostStatus, Queue, StoreStatus, Traffic, UpstreamStatus};
+    use super::*;
+
+    fn status() -> Status {
+        Status {
+            version: "0.1.0",
+            name: "<snow>".into(),
+            public_key: Some("pi-1:abc=".into()),
+            uptime_s: 3 * 3600 + 300,
+            offline_since_s: None,
+            store: StoreStatus {
+                budget_bytes: 200 << 30,
+                used_bytes: 3 << 30,
+                narinfos: 12,
+                nars: 7,
+                pinned_bytes: 0,
+                written_bytes: 4 << 30,
+                degraded: None,
+            },
+            traffic: Traffic {
+                hits: 1,
+                misses: 2,
+                absent: 3,
+                served_bytes: 1536,
+                fetched_bytes: 10,
+                since: "2026-11-21T13:00:00Z".into(),
+            },
+            queue: Queue::default(),
+            upstreams: vec![UpstreamStatus {
+                url: "https://cache.example".into(),
+                state: "down",
+                since_s: 5,
+                push: false,
+                last_error: Some("<refused>".into()),
+            }],
+            host: HostStatus { machine: Machine::default(), disk_free_bytes: 1 << 40 },
+        }
+    }
+
+    #[test]
+    fn the_page_has_the_lines_to_paste_and_no_script() {
+        let page = render(&status(), "http://192.168.1.7:8500");
+        for part in [
+            "extra-substituters = http://192.168.1.7:8500\n",
+            "extra-trusted-public-keys = pi-1:abc=\n",
+            "extra-substituters = [ \"http://192.168.1.7:8500\" ];",
+            "narinfo-cache-negative-ttl = 60",
+            "All is well.",
+            "3.0 GiB of 200.0 GiB",
+            "1.5 KiB",
+            "3 h 5 min",
+            "width=device-width",
+        ] {
+            assert!(page.contains(part), "{part} is not in\n{page}");
+        }
+        assert!(!page.contains("<script"), "{page}");
+        assert!(!page.contains("<snow>") && !page.contains("<refused>"), "escaped: {page}");
+    }
+
+    #[test]
+    fn without_a_key_there_is_no_line_for_one() {
+        let page = render(&Status { public_key: None, ..status() }, "http://10.0.0.1");
+        assert!(!page.contains("trusted-public-keys"), "{page}");
+    }
+
+    #[test]
+    fn the_page_says_what_is_not_well() {
+        let mut ill = status();
+        ill.offline_since_s = Some(7200);
+        ill.store.degraded = Some("the disk is missing".into());
+        ill.host.machine.throttled = Some(true);
+        let page = render(&ill, "http://10.0.0.1");
+        for part in ["the disk is missing", "for 2 h 0 min", "power supply"] {
+            assert!(page.contains(part), "{part} is not in\n{page}");
+        }
+        assert!(!page.contains("All is well."));
+    }
+
+    #[test]
+    fn the_style_of_the_page_is_the_one_of_the_policy() {
+        let page = render(&status(), "http://10.0.0.1");
+        assert!(page.contains(&format!("<style>{STYLE}</style>")));
+        let policy = policy();
+        let policy = policy.to_str().expect("ASCII");
+        assert!(policy.starts_with("default-src 'none'; style-src 'sha256-"), "{policy}");
+        assert!(!policy.contains("unsafe"), "{policy}");
+    }
+
+    #[test]
+    fn a_multicast_name_is_replaced_by_the_address() {
+        for (host, local, expected) in [
+            ("192.168.1.7:8500", "192.168.1.7:8500", "http://192.168.1.7:8500"),
+            ("localhost:8500", "127.0.0.1:8500", "http://localhost:8500"),
+            ("snowberry.local", "192.168.1.7:80", "http://192.168.1.7"),
+            ("snowberry.local", "[::ffff:192.168.1.7]:80", "http://192.168.1.7"),
+            ("snowberry.local:8500", "192.168.1.7:8500", "http://192.168.1.7:8500"),
+            ("snowberry.local", "[fd00::7]:80", "http://[fd00::7]"),
+            ("snowberry.local:81", "[fd00::7]:81", "http://[fd00::7]:81"),
+        ] {
+            let local = local.parse().expect("a socket address");
+            assert_eq!(address(host, local), expected);
+        }
+    }
+
+    #[test]
+    fn spans_are_short() {
+        for (seconds, text) in
+            [(40, "40 s"), (300, "5 min"), (3660, "1 h 1 min"), (90_000, "1 d 1 h")]
+        {
+            assert_eq!(span(seconds), text);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! What a request asks for: method and path in, `Route` out. Pure: knows neither cache nor clock.
+
+use std::borrow::Cow;
+
+use hyper::Method;
+use percent_encoding::percent_decode_str;
+
+use crate::nix::{NarName, StorePathHash};
+
+/// Longest path that names anything, decoded: `build-trace-v2/` with a derivation's and an
+/// output's name (211 bytes each) stays below; what is longer is nothing of ours.
+const PATH_LEN_MAX: usize = 512;
+
+/// What was asked for. HEAD is routed as the GET it stands for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Route<'a> {
+    /// `/nix-cache-info`
+    CacheInfo,
+    /// `/<hash>.narinfo`
+    Narinfo(StorePathHash),
+    /// `/<hash>.ls`
+    Listing(StorePathHash),
+    /// `/nar/<canonical name>`
+    Nar(NarName),
+    /// `/nar/...` by another name: an uploader's.
+    NarFile,
+    /// A small document, by its decoded path without leading slash.
+    Document(Family, Cow<'a, str>),
+    /// `/`
+    Page,
+    /// `/api/status`
+    Status,
+    /// `/metrics`
+    Metrics,
+    /// `/healthz`
+    Healthz,
+    /// `/public-key`
+    PublicKey,
+    /// A PUT, wherever to.
+    Write,
+    /// Nothing of ours.
+    Unknown,
+}
+
+/// The families of small documents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    /// `log/<derivation>`
+    Log,
+    /// `realisations/<id>.doi` and `build-trace-v2/<derivation>/<output>.doi`
+    Realisation,
+    /// `debuginfo/<build id>` with or without `.debug`
+    DebugInfo,
+}
+
+/// The route of a method and a path as it came, without query.
+pub(super) fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
+    if *method == Method::PUT {
+        return Route::Write;
+    }
+    if *method != Method::GET && *method != Method::HEAD {
+        // Not 405: to a Nix client that is an error, and 404 is "not here".
+        return Route::Unknown;
+    }
+    let Ok(path) = percent_decode_str(path).decode_utf8() else { return Route::Unknown };
+    if path.len() > PATH_LEN_MAX {
+        return Route::Unknown;
+    }
+    match path {
+        Cow::Borrowed(path) => read(path).unwrap_or(Route::Unknown),
+        Cow::Owned(path) => read(&path).map_or(Route::Unknown, detach),
+    }
+}
+
+/// The route of a decoded path.
+fn read(path: &str) -> Option<Route<'_>> {
+    let path = path.strip_prefix('/')?;
+    if let Some((folder, rest)) = path.split_once('/') {
+        return read_folder(folder, rest, path);
+    }
+    match path {
+        "" => Some(Route::Page),
+        "nix-cache-info" => Some(Route::CacheInfo),
+        "metrics" => Some(Route::Metrics),
+        "healthz" => Some(Route::Healthz),
+        "public-key" => Some(Route::PublicKey),
+        _ => {
+            let (stem, extension) = path.split_once('.')?;
+            let key = || StorePathHash::parse(stem).ok();
+            match extension {
+                "narinfo" => key().map(Route::Narinfo),
+                "ls" => key().map(Route::Listing),
+                _ => None,
+            }
+        }
+    }
+}
+
+fn read_folder<'a>(folder: &str, rest: &'a str, path: &'a str) -> Option<Route<'a>> {
+    let document = |family| Some(Route::Document(family, Cow::Borrowed(path)));
+    match folder {
+        "nar" => match NarName::parse(rest) {
+            Some(name) => Some(Route::Nar(name)),
+            None => is_name(rest).then_some(Route::NarFile),
+        },
+        "log" if is_name(rest) => document(Family::Log),
+        "realisations" if is_name(rest) => document(Family::Realisation),
+        "build-trace-v2" => {
+            let (derivation, output) = rest.split_once('/')?;
+            (is_name(derivation) && is_name(output)).then(|| document(Family::Realisation))?
+        }
+        "debuginfo" if is_name(rest) => document(Family::DebugInfo),
+        "api" if rest == "status" => Some(Route::Status),
+        _ => None,
+    }
+}
+
+/// One segment of a document's path: the characters of store path names and of realisation ids
+/// (`sha256:...!out.doi`), and no name that a file system reads as another folder.
+fn is_name(segment: &str) -> bool {
+    let fits = |c: u8| c.is_ascii_alphanumeric() || b"+-._?=!:".contains(&c);
+    !segment.is_empty() && !segment.starts_with('.') && segment.bytes().all(fits)
+}
+
+/// The same route, holding its own text.
+fn detach<'a>(route: Route<'_>) -> Route<'a> {
+    match route {
+        Route::Document(family, path) => Route::Document(family, Cow::Owned(path.into_owned())),
+        Route::CacheInfo => Route::CacheInfo,
+        Route::Narinfo(key) => Route::Narinfo(key),
+        Route::Listing(key) => Route::Listing(key),
+        Route::Nar(name) => Route::Nar(name),
+        Route::NarFile => Route::NarFile,
+        Route::Page => Route::Page,
+        Route::Status => Route::Status,
+        Route::Metrics => Route::Metrics,
+        Route::Healthz => Route::Healthz,
+        Route::PublicKey => Route::PublicKey,
+        Route::Write => Route::Write,
+        Route::Unknown => Route::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "9d82wl65gr2phigksgzzimbdf176rx4c";
+    const NAR_HASH: &str = "17s988j711dwxfgqmvy6kim08cw61v9piq9zf363mkqhacbnz76r";
+
+    fn key() -> StorePathHash {
+        StorePathHash::parse(KEY).expect("a known key")
+    }
+
+    fn document(family: Family, path: &str) -> Route<'_> {
+        Route::Document(family, Cow::Borrowed(path))
+    }
+
+    #[track_caller]
+    fn check(path: &str, expected: &Route<'_>) {
+        assert_eq!(route(&Method::GET, path), *expected, "GET {path}");
+        assert_eq!(route(&Method::HEAD, path), *expected, "HEAD {path}");
+    }
+
+    #[test]
+    fn every_path_of_the_contract_has_its_route() {
+        check("/", &Route::Page);
+        check("/nix-cache-info", &Route::CacheInfo);
+        check(&format!("/{KEY}.narinfo"), &Route::Narinfo(key()));
+        check(&format!("/{KEY}.ls"), &Route::Listing(key()));
+        let name = format!("{NAR_HASH}{KEY}.nar.zst");
+        let nar = NarName::parse(&name).expect("a canonical name");
+        check(&format!("/nar/{name}"), &Route::Nar(nar));
+        check(&format!("/nar/{NAR_HASH}.nar.xz"), &Route::NarFile);
+        check(&format!("/nar/{NAR_HASH}.nar"), &Route::NarFile);
+        check("/api/status", &Route::Status);
+        check("/metrics", &Route::Metrics);
+        check("/healthz", &Route::Healthz);
+        check("/public-key", &Route::PublicKey);
+    }
+
+    #[test]
+    fn documents_keep_their_decoded_path() {
+        let log = format!("log/{KEY}-hello-2.12.drv");
+        check(&format!("/{log}"), &document(Family::Log, &log));
+        let realisation = "realisations/sha256:ab!out.doi";
+        check(&format!("/{realisation}"), &document(Family::Realisation, realisation));
+        check("/realisations/sha256%3Aab%21out.doi", &document(Family::Realisation, realisation));
+        let trace = format!("build-trace-v2/{KEY}-x.drv/out.doi");
+        check(&format!("/{trace}"), &document(Family::Realisation, &trace));
+        let debug = "debuginfo/0123456789012345678901234567890123456789.debug";
+        check(&format!("/{debug}"), &document(Family::DebugInfo, debug));
+        let plus = "log/abc-c++-1.drv";
+        check("/log/abc-c%2B%2B-1.drv", &document(Family::Log, plus));
+        check("/log/abc-c++-1.drv", &document(Family::Log, plus));
+    }
+
+    #[test]
+    fn percent_encoding_hides_no_route() {
+        check(&format!("/{KEY}%2Enarinfo"), &Route::Narinfo(key()));
+        check("/nix%2dcache%2Dinfo", &Route::CacheInfo);
+    }
+
+    #[test]
+    fn odd_names_are_unknown() {
+        for path in [
+            "",
+            "//",
+            "//nix-cache-info",
+            "/nix-cache-info/",
+            "/index.html",
+            "/favicon.ico",
+            "/push/nix-cache-info",
+            "/nar",
+            "/nar/",
+            "/nar/../nix-cache-info",
+            "/nar/a/b.nar",
+            "/log/",
+            "/log/..",
+            "/log/%2e%2e",
+            "/log/..%2fetc%2fpasswd",
+            "/log/a%00b",
+            "/log/a%0d%0ab",
+            "/log/a%5cb",
+            "/log/a%ffb",
+            "/log/.hidden",
+            "/realisations/a/b",
+            "/build-trace-v2/a",
+            "/build-trace-v2/a/b/c",
+            "/build-trace-v2/../b",
+            "/debuginfo/",
+            "/api",
+            "/api/",
+            "/api/status/x",
+            "/9d82wl65gr2phigksgzzimbdf176rx4c.narinfo.sig",
+            "/9D82WL65GR2PHIGKSGZZIMBDF176RX4C.narinfo",
+            "/9d82wl65gr2phigksgzzimbdf176rx4.narinfo",
+            "/eeeeeeeeeeeeeeeeeeeeeeeeeeeeeeee.narinfo",
+        ] {
+            check(path, &Route::Unknown);
+        }
+        check(&format!("/log/{}", "a".repeat(PATH_LEN_MAX)), &Route::Unknown);
+    }
+
+    #[test]
+    fn put_is_a_write_and_other_methods_find_nothing() {
+        for path in ["/", "/nix-cache-info", "/nar/x.nar.xz", "/push/x.narinfo", "/../x"] {
+            assert_eq!(route(&Method::PUT, path), Route::Write);
+            for method in [Method::POST, Method::DELETE, Method::OPTIONS, Method::CONNECT] {
+                assert_eq!(route(&method, path), Route::Unknown);
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Sockets, accept loops, connections and their ends. Knows nothing of what is answered.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::body::Body;
+use super::lan::Lan;
+use super::stall::Stalling;
+
+/// Connections at once, over all listeners: 20 Nix clients with their 25 each. The rest waits in
+/// the kernel's queue. Half of the 1024 files that a process may open by default.
+const CONNECTIONS_MAX: usize = 512;
+
+/// How long a connection may be idle, the head of its next request included. Clients use theirs
+/// again for up to 118 s, and old ones cannot repeat an upload whose connection was closed.
+const IDLE_MAX: Duration = Duration::from_secs(150);
+
+/// How long a client may take nothing of what is sent: Nix stops reading for minutes while its
+/// disk is slow, and what it reads cannot be evicted.
+const STALL_MAX: Duration = Duration::from_mins(5);
+
+/// How long running answers may go on after a stop: the daemon's own end comes before the 90 s
+/// after which systemd kills.
+const DRAIN_MAX: Duration = Duration::from_secs(20);
+
+/// Headers of a request: Nix sends 5, a browser 20, proxies add some.
+const HEADERS_MAX: usize = 64;
+
+/// Bytes of a connection's buffers, heads of requests included. Larger ones gave no speed, and
+/// memory for each reader (measured).
+const BUFFER_LEN_MAX: usize = 64 * 1024;
+
+/// First wait after a failed accept: out of files or memory, which others give back soon.
+const ACCEPT_WAIT_MIN: Duration = Duration::from_millis(10);
+
+/// Longest wait: it doubles up to here, where one more try a second costs nothing.
+const ACCEPT_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// The bounds of connections; arguments for tests.
+#[derive(Debug, Clone, Copy)]
+#[allow(clippy::struct_field_names, reason = "the bound stands last in every name")]
+pub(super) struct Limits {
+    pub(super) connections_max: usize,
+    pub(super) idle_max: Duration,
+    pub(super) stall_max: Duration,
+    pub(super) drain_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: CONNECTIONS_MAX,
+            idle_max: IDLE_MAX,
+            stall_max: STALL_MAX,
+            drain_max: DRAIN_MAX,
+        }
+    }
+}
+
+/// Accepts, answers with `answer`, drains. One for all listeners.
+pub(super) struct Server<A> {
+    lan: Lan,
+    limits: Limits,
+    permits: Arc<Semaphore>,
+    answer: A,
+    stop: CancellationToken,
+}
+
+impl<A, F> Server<A>
+where
+    A: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
+{
+    pub(super) fn new(lan: Lan, limits: Limits, answer: A, stop: CancellationToken) -> Arc<Self> {
+        let permits = Arc::new(Semaphore::new(limits.connections_max));
+        Arc::new(Self { lan, limits, permits, answer, stop })
+    }
+
+    /// Serves until stopped, then drains. Returns when all connections have ended.
+    pub(super) async fn run(self: Arc<Self>, listeners: Vec<TcpListener>) -> io::Result<()> {
+        let mut loops = JoinSet::new();
+        for listener in listeners {
+            loops.spawn(Arc::clone(&self).accept_loop(listener));
+        }
+        while let Some(ended) = loops.join_next().await {
+            ended.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
+    async fn accept_loop(self: Arc<Self>, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        let mut wait = ACCEPT_WAIT_MIN;
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => break,
+                Some(ended) = connections.join_next() => {
+                    report(ended);
+                    continue;
+                }
+                accepted = self.accept(&listener) => accepted,
+            };
+            match accepted {
+                Ok((stream, peer, permit)) => {
+                    wait = ACCEPT_WAIT_MIN;
+                    if self.lan.admits(peer.ip()) {
+                        connections.spawn(Arc::clone(&self).connect(stream, peer, permit));
+                    } else {
+                        debug!(%peer, "stranger dropped");
+                    }
+                }
+                // The client went away before we came.
+                Err(gone) if gone.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(failed) => {
+                    let wait_ms = wait.as_millis();
+                    warn!(wait_ms, error = &failed as &dyn Error, "accept failed, will retry");
+                    tokio::select! {
+                        () = self.stop.cancelled() => break,
+                        () = tokio::time::sleep(wait) => {}
+                    }
+                    wait = (wait * 2).min(ACCEPT_WAIT_MAX);
+                }
+            }
+        }
+        drop(listener);
+        self.drain(connections).await;
+    }
+
+    /// The next connection, once there is a permit for it.
+    async fn accept(
+        &self,
+        listener: &TcpListener,
+    ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.expect("nobody closes this semaphore");
+        let (stream, peer) = listener.accept().await?;
+        Ok((stream, peer, permit))
+    }
+
+    async fn drain(&self, mut connections: JoinSet<()>) {
+        let ended = async {
+            while let Some(ended) = connections.join_next().await {
+                report(ended);
+            }
+        };
+        if tokio::time::timeout(self.limits.drain_max, ended).await.is_err() {
+            warn!(connections = connections.len(), "connections cut at the end of the drain");
+            connections.shutdown().await;
+        }
+    }
+
+    async fn connect(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        permit: OwnedSemaphorePermit,
+    ) {
+        // Without it the last piece of an answer can wait for the client's delayed ACK.
+        let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
+        match prepared {
+            Ok(local) => self.talk(stream, peer, local).await,
+            Err(failed) => debug!(%peer, error = &failed as &dyn Error, "connection lost"),
+        }
+        drop(permit);
+    }
+
+    /// HTTP/1.1 over any stream, until the client leaves, breaks a bound, or we stop.
+    async fn talk<S>(self: Arc<Self>, stream: S, peer: SocketAddr, local: SocketAddr)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let stream = TokioIo::new(Stalling::new(stream, self.limits.stall_max));
+        let service = service_fn(|request| (self.answer)(request, local));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.idle_max)
+            .max_headers(HEADERS_MAX)
+            .max_buf_size(BUFFER_LEN_MAX)
+            .serve_connection(stream, service);
+        let mut connection = pin!(connection);
+        let ended = tokio::select! {
+            biased;
+            ended = connection.as_mut() => ended,
+            () = self.stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(ended) = ended {
+            debug!(%peer, error = &ended as &dyn Error, "connection ended");
+        }
+    }
+}
+
+/// A connection's end. A panic in a request has cost that connection, and no other.
+fn report(ended: Result<(), JoinError>) {
+    if let Err(failed) = ended
+        && failed.is_panic()
+    {
+        error!(error = &failed as &dyn Error, "a request panicked");
+    }
+}

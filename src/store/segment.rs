@@ -1,0 +1,259 @@
+//! Segments: files of at most 1 GiB that hold rows of NARs and nothing else. Knows which are open
+//! and how; which one takes the next row is the writer's business.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
+
+use bytes::Bytes;
+use redb::{Database, OwnedAccessGuard, ReadOnlyDatabase, ReadableDatabase};
+
+use super::backend::{Metered, Meters};
+use super::disk::{Disk, Mode};
+use super::layout::CHECKSUM_LEN;
+use super::lock;
+use super::records::row_key;
+use super::tables::{Fault, ROWS};
+
+/// Segments that are open for reading at once: each open handle costs some 100 KiB.
+const OPEN_MAX: usize = 16;
+
+/// redb's cache of a segment that is only read, or only deleted from: it buys no speed, the page
+/// cache does.
+const READ_CACHE_BYTES: usize = 1 << 20;
+
+/// redb's cache of the segment being written. Rows land in transactions of at most 4 MiB, which
+/// must stay below a quarter of this, or redb writes its pages twice.
+pub(super) const WRITE_CACHE_BYTES: usize = 16 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Segments {
+    disk: Arc<dyn Disk>,
+    meters: Meters,
+    slots: Mutex<HashMap<u32, Arc<Slot>>>,
+    clock: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    handle: RwLock<Handle>,
+    used: AtomicU64,
+}
+
+#[derive(Default)]
+enum Handle {
+    #[default]
+    Closed,
+    Read(ReadOnlyDatabase),
+    Write(Database),
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "Closed",
+            Self::Read(_) => "Read",
+            Self::Write(_) => "Write",
+        })
+    }
+}
+
+/// The file of a segment.
+pub(super) fn file_name(segment: u32) -> String {
+    format!("nars-{segment}.redb")
+}
+
+/// The segment of a file's name.
+pub(super) fn number_of(file_name: &str) -> Option<u32> {
+    file_name.strip_prefix("nars-")?.strip_suffix(".redb")?.parse().ok()
+}
+
+/// A row's page, kept by its own short transaction while somebody holds the bytes.
+struct Page(OwnedAccessGuard<&'static [u8]>);
+
+impl AsRef<[u8]> for Page {
+    fn as_ref(&self) -> &[u8] {
+        self.0.value()
+    }
+}
+
+/// redb may panic over a damaged file; that is the file's trouble and not the thread's.
+pub(super) fn guarded<T>(act: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    catch_unwind(AssertUnwindSafe(act)).unwrap_or(Err(Fault::Panicked))
+}
+
+fn read_guard(slot: &Slot) -> RwLockReadGuard<'_, Handle> {
+    slot.handle.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Segments {
+    pub(super) fn new(disk: Arc<dyn Disk>, meters: Meters) -> Self {
+        Self { disk, meters, slots: Mutex::default(), clock: AtomicU64::new(0) }
+    }
+
+    fn slot(&self, segment: u32) -> Arc<Slot> {
+        let slot = lock(&self.slots).entry(segment).or_default().clone();
+        slot.used.store(self.clock.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+        slot
+    }
+
+    fn backend(&self, segment: u32, mode: Mode) -> Result<Metered, Fault> {
+        let opened = self.disk.open(&file_name(segment), mode);
+        let file = opened.map_err(Fault::io("open a segment"))?;
+        Ok(Metered { file, meters: self.meters.clone() })
+    }
+
+    fn open_write(&self, segment: u32, mode: Mode, cache: usize) -> Result<Database, Fault> {
+        let backend = self.backend(segment, mode)?;
+        let mut builder = Database::builder();
+        guarded(|| Ok(builder.set_cache_size(cache).create_with_backend(backend)?))
+    }
+
+    fn open_read(&self, segment: u32) -> Result<ReadOnlyDatabase, Fault> {
+        let mut builder = Database::builder();
+        builder.set_cache_size(READ_CACHE_BYTES);
+        let open = || {
+            let backend = self.backend(segment, Mode::Read)?;
+            guarded(|| Ok(builder.open_read_only_with_backend(backend)?))
+        };
+        match open() {
+            // A crash left it dirty: opened and closed once for writing.
+            Err(Fault::Redb(error)) if matches!(*error, redb::Error::RepairAborted) => {
+                drop(self.open_write(segment, Mode::Write, READ_CACHE_BYTES)?);
+                open()
+            }
+            other => other,
+        }
+    }
+
+    /// The stream bytes of a row, whole and as they were written; nothing is copied.
+    pub(super) fn read_row(&self, segment: u32, id: u64, row: u32) -> Result<Bytes, Fault> {
+        let slot = self.slot(segment);
+        let mut handle = read_guard(&slot);
+        if matches!(*handle, Handle::Closed) {
+            drop(handle);
+            self.open_for_reading(segment, &slot)?;
+            handle = read_guard(&slot);
+        }
+        let key = row_key(id, row);
+        let page = guarded(|| {
+            let txn = match &*handle {
+                Handle::Closed => return Err(Fault::Damaged(ROWS.name())),
+                Handle::Read(database) => database.begin_read()?,
+                Handle::Write(database) => database.begin_read()?,
+            };
+            let found = ROWS.open_for_read(&txn)?.get_owned(key.as_slice())?;
+            let page = found.ok_or(Fault::Damaged(ROWS.name()))?;
+            ROWS.unseal(&key, page.value())?;
+            Ok(page)
+        })?;
+        drop(handle);
+        let mut bytes = Bytes::from_owner(Page(page));
+        Ok(bytes.split_off(CHECKSUM_LEN.min(bytes.len())))
+    }
+
+    fn open_for_reading(&self, segment: u32, slot: &Arc<Slot>) -> Result<(), Fault> {
+        self.close_least_used(slot);
+        let mut handle = slot.handle.write().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*handle, Handle::Closed) {
+            *handle = Handle::Read(self.open_read(segment)?);
+        }
+        Ok(())
+    }
+
+    /// Makes room for one more open segment. One that is busy stays.
+    fn close_least_used(&self, except: &Arc<Slot>) {
+        let slots: Vec<_> = lock(&self.slots).values().cloned().collect();
+        let is_read = |slot: &&Arc<Slot>| {
+            !Arc::ptr_eq(slot, except)
+                && slot.handle.try_read().is_ok_and(|handle| matches!(*handle, Handle::Read(_)))
+        };
+        let mut open: Vec<_> = slots.iter().filter(is_read).collect();
+        open.sort_by_key(|slot| slot.used.load(Ordering::Relaxed));
+        let surplus = (open.len() + 1).saturating_sub(OPEN_MAX);
+        for slot in open.into_iter().take(surplus) {
+            if let Ok(mut handle) = slot.handle.try_write()
+                && matches!(*handle, Handle::Read(_))
+            {
+                *handle = Handle::Closed;
+            }
+        }
+    }
+
+    /// Forgets a reader's handle, after an error for instance: the next read opens afresh.
+    pub(super) fn forget_reader(&self, segment: u32) {
+        let slot = self.slot(segment);
+        if let Ok(mut handle) = slot.handle.try_write()
+            && matches!(*handle, Handle::Read(_))
+        {
+            *handle = Handle::Closed;
+        }
+    }
+
+    /// Opens a segment for the writer; a reader's handle is closed first.
+    pub(super) fn open_for_writing(
+        &self,
+        segment: u32,
+        mode: Mode,
+        cache: usize,
+    ) -> Result<(), Fault> {
+        let slot = self.slot(segment);
+        let mut handle = slot.handle.write().unwrap_or_else(PoisonError::into_inner);
+        if !matches!(*handle, Handle::Write(_)) {
+            *handle = Handle::Closed;
+            *handle = Handle::Write(self.open_write(segment, mode, cache)?);
+        }
+        Ok(())
+    }
+
+    /// The same for a segment from which rows are only removed.
+    pub(super) fn open_to_remove(&self, segment: u32, mode: Mode) -> Result<(), Fault> {
+        self.open_for_writing(segment, mode, READ_CACHE_BYTES)
+    }
+
+    /// What the writer does with a segment that it opened.
+    pub(super) fn write<T>(
+        &self,
+        segment: u32,
+        act: impl FnOnce(&Database) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        let slot = self.slot(segment);
+        match &*read_guard(&slot) {
+            Handle::Write(database) => act(database),
+            Handle::Closed | Handle::Read(_) => Err(Fault::Damaged(ROWS.name())),
+        }
+    }
+
+    /// Closes a segment; redb makes durable what was committed to it.
+    pub(super) fn close(&self, segment: u32) -> Result<(), Fault> {
+        let slot = lock(&self.slots).remove(&segment);
+        let Some(slot) = slot else { return Ok(()) };
+        let mut handle = slot.handle.write().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::take(&mut *handle) {
+            Handle::Closed | Handle::Read(_) => Ok(()),
+            Handle::Write(database) => Ok(database.close()?),
+        }
+    }
+
+    /// Closes all, whatever they say.
+    pub(super) fn close_all(&self) {
+        let open: Vec<_> = lock(&self.slots).keys().copied().collect();
+        for segment in open {
+            if let Err(error) = self.close(segment) {
+                let error: &dyn std::error::Error = &error;
+                tracing::warn!(segment, error, "segment did not close cleanly");
+            }
+        }
+    }
+
+    /// Closes and unlinks a segment.
+    pub(super) fn remove(&self, segment: u32) -> Result<(), Fault> {
+        self.close(segment)?;
+        match self.disk.remove(&file_name(segment)) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(Fault::io("unlink a segment")),
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! What callers, reading threads and the writer share: how the store is, and, while it is open,
+//! what is in memory about it.
+
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{Semaphore, oneshot, watch};
+
+use super::backend::Meters;
+use super::fill::Fill;
+use super::index::Index;
+use super::queue::{Popped, Queue};
+use super::records::{NarRecord, SmallKey};
+use super::segment::Segments;
+use super::space::Space;
+use super::tables::Fault;
+use super::writer::{Act, Command, Reply};
+use super::{Config, Disk, Error, Figures, State, StoredNarInfo, lock};
+use crate::metrics::Metrics;
+use crate::nix::{NarHash, StorePathHash};
+
+/// Commands that wait for the writer; callers wait beyond that.
+const COMMANDS_MAX: usize = 256;
+
+/// Questions that wait for a reading thread; callers wait beyond that.
+const JOBS_MAX: usize = 256;
+
+/// Rows in memory that have not landed, of all fills: 8 MiB, twice a transaction, so that one can
+/// be filled while the other lands.
+const PENDING_ROWS_MAX: usize = 32;
+
+/// Uses kept in memory until they are written with something else; more are not recorded, which
+/// costs a little accuracy of the order of eviction.
+const USES_MAX: usize = 16_384;
+
+/// Work for a reading thread.
+pub(super) type Job = Box<dyn FnOnce() + Send>;
+
+/// What lives as long as the store's handle, open or not.
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) metrics: Metrics,
+    pub(super) meters: Meters,
+    pub(super) commands: Queue<Command>,
+    pub(super) index_jobs: Queue<Job>,
+    pub(super) row_jobs: Queue<Job>,
+    pub(super) pending_rows: Arc<Semaphore>,
+    /// True once the first attempt to open has ended.
+    pub(super) first_opened: watch::Sender<bool>,
+    status: Mutex<Status>,
+}
+
+enum Status {
+    Open(Arc<Session>),
+    Degraded { reason: Arc<str>, since: Instant },
+    Closed,
+}
+
+impl Shared {
+    pub(super) fn new(config: Config, disk: Arc<dyn Disk>, metrics: Metrics) -> Self {
+        let reason = "the store is being opened".into();
+        Self {
+            config,
+            disk,
+            meters: Meters::new(metrics.clone()),
+            metrics,
+            commands: Queue::new(COMMANDS_MAX),
+            index_jobs: Queue::new(JOBS_MAX),
+            row_jobs: Queue::new(JOBS_MAX),
+            pending_rows: Arc::new(Semaphore::new(PENDING_ROWS_MAX)),
+            first_opened: watch::Sender::new(false),
+            status: Mutex::new(Status::Degraded { reason, since: Instant::now() }),
+        }
+    }
+
+    pub(super) fn session(&self) -> Result<Arc<Session>, Error> {
+        match &*lock(&self.status) {
+            Status::Open(session) => Ok(session.clone()),
+            Status::Degraded { reason, .. } => Err(Error::Degraded(reason.clone())),
+            Status::Closed => Err(Error::Closing),
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        match &*lock(&self.status) {
+            Status::Open(_) => State::Open,
+            Status::Degraded { reason, since } => {
+                State::Degraded { reason: reason.clone(), since: since.elapsed() }
+            }
+            Status::Closed => State::Degraded {
+                reason: "the store is closed".into(),
+                since: Duration::ZERO,
+            },
+        }
+    }
+
+    pub(super) fn figures(&self) -> Figures {
+        let written_bytes = self.meters.written_bytes();
+        match self.session() {
+            Ok(session) => Figures { written_bytes, ..session.figures() },
+            Err(_) => Figures { written_bytes, ..Figures::default() },
+        }
+    }
+
+    pub(super) fn opened(&self, session: Arc<Session>) {
+        let mut status = lock(&self.status);
+        if !matches!(*status, Status::Closed) {
+            *status = Status::Open(session);
+        }
+        drop(status);
+        self.first_opened.send_replace(true);
+    }
+
+    /// From now on all calls fail with the reason; since when stays as it was.
+    pub(super) fn degraded(&self, reason: Arc<str>) {
+        let mut status = lock(&self.status);
+        let since = match &*status {
+            Status::Degraded { since, .. } => *since,
+            Status::Open(_) => Instant::now(),
+            Status::Closed => return,
+        };
+        *status = Status::Degraded { reason, since };
+        drop(status);
+        self.first_opened.send_replace(true);
+    }
+
+    pub(super) fn closed(&self) {
+        *lock(&self.status) = Status::Closed;
+        self.first_opened.send_replace(true);
+    }
+
+    /// Asks the index on one of its threads.
+    pub(super) async fn on_index<T: Send + 'static>(
+        &self,
+        session: &Arc<Session>,
+        act: impl FnOnce(&Session) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Error> {
+        let asked = session.clone();
+        let job = move || act(&asked);
+        match run(&self.index_jobs, job).await? {
+            Ok(answer) => Ok(answer),
+            Err(Fault::Damaged(table)) => {
+                self.metrics.corrupt.inc();
+                tracing::warn!(table, "row of the index is damaged");
+                Err(Error::Degraded("a row of the index is damaged".into()))
+            }
+            Err(fault) => Err(self.lost(session, &fault)),
+        }
+    }
+
+    /// Asks the writer and waits for its answer.
+    pub(super) async fn ask<T>(
+        &self,
+        session: &Arc<Session>,
+        act: impl FnOnce(Reply<T>) -> Act,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let command = Command::In(session.clone(), act(reply));
+        self.commands.push(command).await.map_err(|_| Error::Closing)?;
+        answer.await.map_err(|_| Error::Closing)?
+    }
+
+    /// The index failed somebody: the writer is told to give the session up.
+    pub(super) fn lost(&self, session: &Arc<Session>, fault: &Fault) -> Error {
+        if session.is_over() {
+            return match self.session() {
+                Ok(_) => Error::Degraded("the store was opened again".into()),
+                Err(error) => error,
+            };
+        }
+        let reason = sentence(fault);
+        self.commands.push_now(Command::Lost { session: session.clone(), reason: reason.clone() });
+        Error::Degraded(reason)
+    }
+}
+
+/// The life of a reading thread. A job that panics costs its asker an answer and nobody else.
+pub(super) fn work(jobs: &Queue<Job>) {
+    while let Popped::Item(job) = jobs.pop(None) {
+        drop(catch_unwind(AssertUnwindSafe(job)));
+    }
+}
+
+/// Runs a job on a pool of threads and waits for what it says.
+pub(super) async fn run<T: Send + 'static>(
+    jobs: &Queue<Job>,
+    act: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Error> {
+    let (reply, answer) = oneshot::channel();
+    let job: Job = Box::new(move || {
+        // Nobody reads for somebody who has left.
+        if !reply.is_closed() {
+            drop(reply.send(act()));
+        }
+    });
+    jobs.push(job).await.map_err(|_| Error::Closing)?;
+    answer.await.map_err(|_| Error::Closing)
+}
+
+/// A fault with its causes, as one sentence for people.
+pub(super) fn sentence(fault: &Fault) -> Arc<str> {
+    let mut text = fault.to_string();
+    let mut cause = std::error::Error::source(fault);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text.into()
+}
+
+/// A NAR that is held: what its handles share.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: u64,
+    pub(super) record: NarRecord,
+    /// When it was finished, or the store was opened if that was before.
+    pub(super) since: Instant,
+    /// Its `.ls`, until it is in the index.
+    pub(super) listing: Option<Bytes>,
+}
+
+/// What is in memory and not in the index yet. Looked at before the index.
+#[derive(Debug, Default)]
+pub(super) struct Overlay {
+    /// NARs whose group has not been committed: served as held.
+    pub(super) nars: HashMap<NarHash, Arc<Entry>>,
+    /// narinfos on their way to the index; `None`: withdrawn.
+    pub(super) narinfos: HashMap<StorePathHash, Arc<Option<StoredNarInfo>>>,
+}
+
+/// Who reads what, and what nobody may begin to read.
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    counts: HashMap<u64, usize>,
+    doomed: HashSet<u64>,
+}
+
+impl Pins {
+    /// Nobody is given the NAR any more.
+    pub(super) fn doom(&mut self, id: u64) {
+        self.doomed.insert(id);
+    }
+
+    /// The same, unless somebody reads it; says whether.
+    pub(super) fn doom_unread(&mut self, id: u64) -> bool {
+        let unread = !self.is_read(id);
+        if unread {
+            self.doomed.insert(id);
+        }
+        unread
+    }
+
+    pub(super) fn is_read(&self, id: u64) -> bool {
+        self.counts.contains_key(&id)
+    }
+
+    pub(super) fn is_doomed(&self, id: u64) -> bool {
+        self.doomed.contains(&id)
+    }
+
+    /// Its rows are gone.
+    pub(super) fn forget(&mut self, id: u64) {
+        self.doomed.remove(&id);
+    }
+}
+
+/// What was used and is not written yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Used {
+    Nar(u64),
+    Small(SmallKey),
+}
+
+/// The store while it is open: from one opening to the next failure.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) index: Index,
+    pub(super) segments: Segments,
+    pub(super) space: Space,
+    pub(super) overlay: Mutex<Overlay>,
+    pub(super) pins: Mutex<Pins>,
+    /// Fills that are being written, by their ids.
+    pub(super) fills: Mutex<HashMap<u64, Arc<Fill>>>,
+    /// Ids reserved durably and not given: the next, and the end.
+    pub(super) ids: Mutex<(u64, u64)>,
+    pub(super) opened: Instant,
+    pub(super) use_counter: AtomicU64,
+    pub(super) narinfos: AtomicU64,
+    pub(super) nars: AtomicU64,
+    /// When NARs were finished whose `NarHash` was held with another file hash before.
+    pub(super) changed: Mutex<HashMap<u64, Instant>>,
+    uses: Mutex<HashMap<Used, u64>>,
+    over: AtomicBool,
+}
+
+impl Session {
+    pub(super) fn new(index: Index, segments: Segments, space: Space) -> Self {
+        Self {
+            index,
+            segments,
+            space,
+            overlay: Mutex::default(),
+            pins: Mutex::default(),
+            fills: Mutex::default(),
+            ids: Mutex::default(),
+            opened: Instant::now(),
+            use_counter: AtomicU64::new(0),
+            narinfos: AtomicU64::new(0),
+            nars: AtomicU64::new(0),
+            changed: Mutex::default(),
+            uses: Mutex::default(),
+            over: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    pub(super) fn end(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    fn figures(&self) -> Figures {
+        let waiting = u64::try_from(lock(&self.overlay).nars.len()).unwrap_or(u64::MAX);
+        Figures {
+            budget_bytes: self.space.budget_bytes(),
+            used_bytes: self.space.kept_bytes(),
+            narinfos: self.narinfos.load(Ordering::Relaxed),
+            nars: self.nars.load(Ordering::Relaxed) + waiting,
+            pinned_bytes: 0,
+            written_bytes: 0,
+            disk_free_bytes: self.space.disk_free_bytes(),
+        }
+    }
+
+    /// A fill with an id of its own; `None` when all reserved ones are given. It is known as being
+    /// written as soon as its id is taken.
+    pub(super) fn new_fill(&self) -> Option<Arc<Fill>> {
+        let mut ids = lock(&self.ids);
+        let (next, end) = *ids;
+        if next >= end {
+            return None;
+        }
+        ids.0 += 1;
+        let fill = Arc::new(Fill::new(next));
+        lock(&self.fills).insert(next, fill.clone());
+        Some(fill)
+    }
+
+    /// The next tick of the order of use.
+    pub(super) fn tick(&self) -> u64 {
+        self.use_counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(super) fn used(&self, used: Used) {
+        let now = self.tick();
+        let mut uses = lock(&self.uses);
+        if uses.len() < USES_MAX || uses.contains_key(&used) {
+            uses.insert(used, now);
+        }
+    }
+
+    pub(super) fn take_uses(&self) -> HashMap<Used, u64> {
+        std::mem::take(&mut *lock(&self.uses))
+    }
+
+    /// When the NAR was last used, if that is not written yet.
+    pub(super) fn unwritten_use(&self, used: &Used) -> Option<u64> {
+        lock(&self.uses).get(used).copied()
+    }
+}
+
+/// Keeps a NAR's rows from going while it lives.
+pub(super) struct Pin {
+    shared: Arc<Shared>,
+    pub(super) session: Arc<Session>,
+    id: u64,
+}
+
+impl Pin {
+    /// `None` when the NAR is doomed.
+    pub(super) fn new(shared: &Arc<Shared>, session: &Arc<Session>, id: u64) -> Option<Self> {
+        let mut pins = lock(&session.pins);
+        if pins.doomed.contains(&id) {
+            return None;
+        }
+        *pins.counts.entry(id).or_default() += 1;
+        drop(pins);
+        Some(Self { shared: shared.clone(), session: session.clone(), id })
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = lock(&self.session.pins);
+        let left = match pins.counts.get_mut(&self.id) {
+            Some(count) => {
+                *count -= 1;
+                *count
+            }
+            None => 0,
+        };
+        if left == 0 {
+            pins.counts.remove(&self.id);
+        }
+        let goes = left == 0 && pins.doomed.contains(&self.id);
+        drop(pins);
+        if goes && !self.session.is_over() {
+            let act = Command::In(self.session.clone(), Act::Unread);
+            self.shared.commands.push_now(act);
+        }
+    }
+}
+
+impl std::fmt::Debug for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pin").field("id", &self.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,272 @@
+//! narinfos and documents, and the uses of everything: changes of the index that go together, a
+//! batch in one transaction without durability.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use redb::{ReadableTable, WriteTransaction};
+
+use super::records::{
+    NarRecord, Small, SmallKey, key_of_path, nar_use_key, path_key, small_last_use,
+};
+use super::session::{Session, Used};
+use super::tables::{DOCUMENT, Fault, NAR, NAR_USE, NARINFO, PATHS, SMALL_USE};
+use super::writer::{Durable, Reply, Writer};
+use super::{Error, Origin, StoredNarInfo, lock};
+use crate::nix::{NarHash, StorePathHash};
+
+/// narinfos and documents may take this part of the budget.
+const SMALL_PART: u64 = 20;
+
+/// What a narinfo or a document takes beside its bytes: its keys in three tables, about.
+const SMALL_OVERHEAD: u64 = 192;
+
+/// A change of the index that needs no durability of its own.
+pub(super) enum IndexOp {
+    /// Keep or (`None`) forget a narinfo; it lies in the overlay until then.
+    Narinfo { key: StorePathHash, stored: Arc<Option<StoredNarInfo>>, reply: Option<Reply<()>> },
+    /// Keep a document.
+    Document { name: String, body: Bytes, origin: Origin, reply: Reply<()> },
+}
+
+impl IndexOp {
+    pub(super) fn refuse(self, error: Error) {
+        match self {
+            Self::Narinfo { reply: Some(reply), .. } | Self::Document { reply, .. } => {
+                drop(reply.send(Err(error)));
+            }
+            Self::Narinfo { reply: None, .. } => {}
+        }
+    }
+}
+
+/// The narinfo of a key: memory is asked first, because one leaves it only after it is in the
+/// index.
+pub(super) fn narinfo(
+    session: &Session,
+    key: StorePathHash,
+) -> Result<Option<StoredNarInfo>, Fault> {
+    let overlaid = lock(&session.overlay).narinfos.get(&key).cloned();
+    if let Some(stored) = overlaid {
+        return Ok((*stored).clone());
+    }
+    let body = session.index.read(|txn| NARINFO.get(txn, key.as_bytes()))?;
+    let small = body.map(|body| Small::<StoredNarInfo>::from_bytes(NARINFO, &body)).transpose()?;
+    Ok(small.map(|small| small.value))
+}
+
+/// Keys of narinfos that name a NAR.
+pub(super) fn paths(
+    session: &Session,
+    nar_hash: NarHash,
+    count_max: usize,
+) -> Result<Vec<StorePathHash>, Fault> {
+    let from = path_key(nar_hash, StorePathHash::from_bytes([0; 20]));
+    let mut keys: Vec<_> = {
+        let overlay = lock(&session.overlay);
+        let names = |stored: &StoredNarInfo| stored.narinfo.nar_hash == nar_hash;
+        let here = overlay.narinfos.iter();
+        here.filter(|(_, stored)| (***stored).as_ref().is_some_and(names))
+            .map(|(key, _)| *key)
+            .collect()
+    };
+    let rows = session.index.read(|txn| {
+        PATHS.scan(txn, &from, count_max, |key| key.starts_with(nar_hash.as_bytes()))
+    })?;
+    keys.extend(rows.iter().filter_map(|(key, _)| key_of_path(key)));
+    keys.sort_unstable();
+    keys.dedup();
+    keys.truncate(count_max);
+    Ok(keys)
+}
+
+/// A document by its name.
+pub(super) fn document(session: &Session, name: &str) -> Result<Option<Bytes>, Fault> {
+    let body = session.index.read(|txn| DOCUMENT.get(txn, name.as_bytes()))?;
+    let small = body.map(|body| Small::<(Origin, Vec<u8>)>::from_bytes(DOCUMENT, &body));
+    Ok(small.transpose()?.map(|small| small.value.1.into()))
+}
+
+impl Writer {
+    /// Applies what was queued, in one transaction.
+    pub(super) fn apply_ops(&mut self) -> Result<(), Fault> {
+        if self.ops.is_empty() {
+            return Ok(());
+        }
+        let ops = std::mem::take(&mut self.ops);
+        let mut pathless = Vec::new();
+        self.commit_index(Durable::No, |writer, txn| {
+            for op in &ops {
+                match op {
+                    IndexOp::Narinfo { key, stored, .. } => {
+                        pathless.extend(writer.narinfo_in(txn, *key, (**stored).as_ref())?);
+                    }
+                    IndexOp::Document { name, body, origin, .. } => {
+                        let last_use = writer.session.tick();
+                        let small = Small { last_use, value: (*origin, body.to_vec()) };
+                        let key = SmallKey::Document(name.clone());
+                        writer.small_in(txn, &key, Some((last_use, small.to_bytes())))?;
+                    }
+                }
+            }
+            writer.bound_small(txn)
+        })?;
+        for op in ops {
+            self.applied(op);
+        }
+        for nar_hash in pathless {
+            self.withdraw(nar_hash)?;
+        }
+        Ok(())
+    }
+
+    fn applied(&self, op: IndexOp) {
+        match op {
+            IndexOp::Narinfo { key, stored, reply } => {
+                let mut overlay = lock(&self.session.overlay);
+                // A later one of the same key stays until its turn.
+                if overlay.narinfos.get(&key).is_some_and(|there| Arc::ptr_eq(there, &stored)) {
+                    overlay.narinfos.remove(&key);
+                }
+                drop(overlay);
+                if let Some(reply) = reply {
+                    drop(reply.send(Ok(())));
+                }
+            }
+            IndexOp::Document { reply, .. } => drop(reply.send(Ok(()))),
+        }
+    }
+
+    /// Keeps or forgets a narinfo. Says which NAR has lost its last path by that.
+    fn narinfo_in(
+        &mut self,
+        txn: &WriteTransaction,
+        key: StorePathHash,
+        stored: Option<&StoredNarInfo>,
+    ) -> Result<Option<NarHash>, Fault> {
+        let small_key = SmallKey::Narinfo(key);
+        // A damaged one is replaced like any other; its path stays behind and is harmless.
+        let before = match NARINFO.get_in(txn, key.as_bytes()) {
+            Ok(body) => body.and_then(|body| Small::<StoredNarInfo>::from_bytes(NARINFO, &body).ok()),
+            Err(Fault::Damaged(_)) => None,
+            Err(fault) => return Err(fault),
+        };
+        let before = before.map(|before| before.value.narinfo.nar_hash);
+        let now = stored.map(|stored| stored.narinfo.nar_hash);
+        if let Some(before) = before.filter(|before| Some(*before) != now) {
+            PATHS.remove(txn, &path_key(before, key))?;
+        }
+        let value = match stored {
+            Some(stored) => {
+                PATHS.insert(txn, &path_key(stored.narinfo.nar_hash, key), &[])?;
+                let last_use = self.session.tick();
+                Some((last_use, Small { last_use, value: stored.clone() }.to_bytes()))
+            }
+            None => None,
+        };
+        self.small_in(txn, &small_key, value)?;
+        match before {
+            Some(before) if stored.is_none() && !has_path(txn, before)? => Ok(Some(before)),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Puts or removes a narinfo or a document, with its place in the order of use.
+    fn small_in(
+        &mut self,
+        txn: &WriteTransaction,
+        key: &SmallKey,
+        value: Option<(u64, Vec<u8>)>,
+    ) -> Result<(), Fault> {
+        let table = key.table();
+        let takes = |len: usize| u64::try_from(len).unwrap_or(0) + SMALL_OVERHEAD;
+        let is_narinfo = u64::from(matches!(key, SmallKey::Narinfo(_)));
+        let before = match table.get_in(txn, key.key()) {
+            Err(Fault::Damaged(_)) => Some(Vec::new()),
+            other => other?,
+        };
+        if let Some(before) = before {
+            self.totals.small_bytes =
+                self.totals.small_bytes.saturating_sub(takes(before.len()));
+            self.totals.narinfos = self.totals.narinfos.saturating_sub(is_narinfo);
+            if let Ok(last_use) = small_last_use(table, &before) {
+                SMALL_USE.remove(txn, &key.use_key(last_use))?;
+            }
+        }
+        let Some((last_use, body)) = value else {
+            table.remove(txn, key.key())?;
+            return Ok(());
+        };
+        self.totals.small_bytes += takes(body.len());
+        self.totals.narinfos += is_narinfo;
+        SMALL_USE.insert(txn, &key.use_key(last_use), &[])?;
+        table.insert(txn, key.key(), &body)
+    }
+
+    /// The least recently used go when all take more than their part of the budget.
+    fn bound_small(&mut self, txn: &WriteTransaction) -> Result<(), Fault> {
+        let bound = self.session.space.budget_bytes() / SMALL_PART;
+        while self.totals.small_bytes > bound {
+            let oldest = {
+                let table = SMALL_USE.open_in(txn)?;
+                table.first()?.map(|(key, _)| key.value().to_vec())
+            };
+            let Some(oldest) = oldest else { return Ok(()) };
+            let key = SmallKey::from_use_key(SMALL_USE, &oldest)?;
+            match &key {
+                SmallKey::Narinfo(narinfo) => drop(self.narinfo_in(txn, *narinfo, None)?),
+                SmallKey::Document(_) => self.small_in(txn, &key, None)?,
+            }
+            // Where use and row disagree after damage, this ends all the same.
+            SMALL_USE.remove(txn, &oldest)?;
+        }
+        Ok(())
+    }
+
+    /// Writes down what was used since the last time.
+    pub(super) fn write_uses(&mut self, txn: &WriteTransaction) -> Result<(), Fault> {
+        for (used, last_use) in self.session.take_uses() {
+            match used {
+                Used::Nar(id) => nar_used(txn, id, last_use)?,
+                Used::Small(key) => small_used(txn, &key, last_use)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn has_path(txn: &WriteTransaction, nar_hash: NarHash) -> Result<bool, Fault> {
+    let from = path_key(nar_hash, StorePathHash::from_bytes([0; 20]));
+    let table = PATHS.open_in(txn)?;
+    let first = table.range::<&[u8]>(from.as_slice()..)?.next().transpose()?;
+    let same = |key: &[u8]| key.starts_with(nar_hash.as_bytes()) && key_of_path(key).is_some();
+    Ok(first.is_some_and(|(key, _)| same(key.value())))
+}
+
+fn nar_used(txn: &WriteTransaction, id: u64, last_use: u64) -> Result<(), Fault> {
+    let key = id.to_be_bytes();
+    let Some(body) = NAR.get_in(txn, &key)? else { return Ok(()) };
+    let record = NarRecord::from_bytes(NAR, &body)?;
+    if record.doomed || record.last_use >= last_use {
+        return Ok(());
+    }
+    NAR_USE.remove(txn, &nar_use_key(record.origin, record.last_use, id))?;
+    NAR_USE.insert(txn, &nar_use_key(record.origin, last_use, id), &[])?;
+    NAR.insert(txn, &key, &NarRecord { last_use, ..record }.to_bytes())
+}
+
+fn small_used(txn: &WriteTransaction, key: &SmallKey, last_use: u64) -> Result<(), Fault> {
+    let table = key.table();
+    let Some(mut body) = table.get_in(txn, key.key())? else { return Ok(()) };
+    let before = small_last_use(table, &body)?;
+    if before >= last_use {
+        return Ok(());
+    }
+    SMALL_USE.remove(txn, &key.use_key(before))?;
+    SMALL_USE.insert(txn, &key.use_key(last_use), &[])?;
+    if let Some(head) = body.first_chunk_mut::<8>() {
+        *head = last_use.to_be_bytes();
+    }
+    debug_assert!(table == NARINFO || table == DOCUMENT);
+    table.insert(txn, key.key(), &body)
+}

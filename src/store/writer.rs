@@ -1,0 +1,396 @@
+//! The one writer: a thread that owns all write transactions, opens the store, and opens it again
+//! when it was lost. What it does with rows is in [`group`](super::group), what has to go in
+//! [`evict`](super::evict).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use redb::{Database, Durability, WriteTransaction};
+use tokio::sync::oneshot;
+
+use super::evict::{Removal, Waiting};
+use super::fill::Fill;
+use super::group::{Finishing, Landing};
+use super::layout::Row;
+use super::nar::HeldNar;
+use super::open::{self, FolderLock, Opened, Totals};
+use super::queue::Popped;
+use super::records::SegmentRecord;
+use super::session::{Entry, Session, Shared, sentence};
+use super::small::IndexOp;
+use super::tables::Fault;
+use super::{Error, Finished, lock};
+use crate::nix::NarHash;
+
+/// The first wait before the store is opened again, doubled with each failure ...
+const REOPEN_FIRST: Duration = Duration::from_secs(1);
+
+/// ... up to this: a disk that is plugged in again is found within a minute.
+const REOPEN_MAX: Duration = Duration::from_secs(60);
+
+/// When nothing was asked for so long, what waits is made durable.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// NARs that are finished in one go.
+const FINISHING_MAX: usize = 64;
+
+/// Changes of the index in one transaction without durability.
+const OPS_MAX: usize = 256;
+
+/// What a command's caller is told.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What the writer is told.
+pub(super) enum Command {
+    /// Something to do in a session; void in the next one.
+    In(Arc<Session>, Act),
+    /// Somebody met a failure of the index.
+    Lost { session: Arc<Session>, reason: Arc<str> },
+    /// The end.
+    Close,
+}
+
+/// What the writer is asked to do.
+pub(super) enum Act {
+    /// Changes of the index that need no durability of their own.
+    Index(IndexOp),
+    /// More ids for fills: all reserved ones are given.
+    Ids(Reply<()>),
+    /// Room is wanted that is not there.
+    Room { bytes: u64, reply: Reply<()> },
+    /// A row to be landed.
+    Row { fill: Arc<Fill>, row: Row, value: Bytes },
+    /// A NAR is whole.
+    Finish { fill: Arc<Fill>, finished: Finished, reply: Reply<HeldNar> },
+    /// A fill was given up.
+    Abandon(Arc<Fill>),
+    /// A NAR is not what it should be.
+    Damaged { id: u64, nar_hash: NarHash },
+    /// A NAR has to go.
+    Withdraw { nar_hash: NarHash, reply: Reply<()> },
+    /// The last reader of a doomed NAR left.
+    Unread,
+    /// What is finished so far is to be durable.
+    Flush(Reply<()>),
+}
+
+impl Act {
+    /// Tells the caller that nothing came of it.
+    pub(super) fn refuse(self, error: Error) {
+        match self {
+            Self::Index(op) => op.refuse(error),
+            Self::Ids(reply) | Self::Room { reply, .. } => drop(reply.send(Err(error))),
+            Self::Withdraw { reply, .. } | Self::Flush(reply) => drop(reply.send(Err(error))),
+            Self::Finish { reply, .. } => drop(reply.send(Err(error))),
+            Self::Row { .. } | Self::Abandon(_) | Self::Damaged { .. } | Self::Unread => {}
+        }
+    }
+}
+
+/// Whether a commit waits for the medium.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durable {
+    /// It does, and the file can be opened quickly after a crash: always both.
+    Yes,
+    /// The next durable commit of the file takes it along.
+    No,
+}
+
+/// The only place where a write transaction begins.
+#[allow(clippy::disallowed_methods, reason = "this is the writer")]
+pub(super) fn write_txn(database: &Database, durable: Durable) -> Result<WriteTransaction, Fault> {
+    let mut txn = database.begin_write()?;
+    match durable {
+        Durable::Yes => txn.set_quick_repair(true),
+        Durable::No => txn.set_durability(Durability::None)?,
+    }
+    Ok(txn)
+}
+
+/// A segment as the writer knows it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct SegmentState {
+    /// What the index says, or will with its next transaction.
+    pub(super) record: SegmentRecord,
+    /// Bytes of rows that the index does not know.
+    pub(super) unknown_bytes: u64,
+    /// Bytes that the index counts and whose rows are gone.
+    pub(super) gone_bytes: u64,
+    /// It failed: nothing is written to it any more.
+    pub(super) failed: bool,
+}
+
+impl SegmentState {
+    pub(super) fn bytes(&self) -> u64 {
+        (self.record.count_bytes + self.unknown_bytes).saturating_sub(self.gone_bytes)
+    }
+}
+
+/// The writer's state while the store is open.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) session: Arc<Session>,
+    pub(super) totals: Totals,
+    pub(super) segments: BTreeMap<u32, SegmentState>,
+    /// Segments whose records the next index transaction has to write.
+    pub(super) changed_segments: BTreeSet<u32>,
+    /// The segment that takes rows.
+    pub(super) current: Option<u32>,
+    /// The index holds something that no durable commit covers.
+    pub(super) index_dirty: bool,
+    pub(super) closing: bool,
+    /// Nothing could be evicted when it was last tried.
+    pub(super) stuck_since: Option<Instant>,
+    /// Rows are in the current segment that no durable commit covers.
+    pub(super) segment_dirty: bool,
+    pub(super) landing: Vec<Landing>,
+    pub(super) landing_bytes: usize,
+    pub(super) finishing: Vec<Finishing>,
+    pub(super) ops: Vec<IndexOp>,
+    pub(super) group: Vec<Arc<Entry>>,
+    /// Rows landed since the last group.
+    pub(super) group_bytes: u64,
+    /// Since when something waits for a durable commit.
+    pub(super) waiting_since: Option<Instant>,
+    pub(super) removals: VecDeque<Removal>,
+    pub(super) room: VecDeque<Waiting>,
+    /// Orphans of a crash: segment and the id from which on it may hold unknown rows.
+    pub(super) searches: VecDeque<(u32, u64, u64)>,
+    pub(super) last_ask: Instant,
+    /// The folder is ours until all is closed.
+    _folder_lock: FolderLock,
+}
+
+/// How a session ended.
+enum End {
+    Closed,
+    Lost(Arc<str>),
+}
+
+/// The thread's life: open, run, and again.
+pub(super) fn run(shared: &Arc<Shared>) {
+    let mut wait = REOPEN_FIRST;
+    loop {
+        let reason = match catch_unwind(AssertUnwindSafe(|| open::open(shared))) {
+            Ok(Ok(opened)) => {
+                wait = REOPEN_FIRST;
+                match live(shared, opened) {
+                    End::Closed => break,
+                    End::Lost(reason) => reason,
+                }
+            }
+            Ok(Err(fault)) => sentence(&fault),
+            Err(_panic) => "opening the store failed badly; the log says more".into(),
+        };
+        tracing::error!(%reason, retry_s = wait.as_secs(), "store is degraded");
+        shared.degraded(reason.clone());
+        if !rest(shared, wait, &reason) {
+            break;
+        }
+        wait = (wait * 2).min(REOPEN_MAX);
+    }
+    shared.closed();
+    shared.commands.close();
+    while let Popped::Item(command) = shared.commands.pop(Some(Duration::ZERO)) {
+        refuse(command, Error::Closing);
+    }
+    shared.index_jobs.close();
+    shared.row_jobs.close();
+}
+
+fn refuse(command: Command, error: Error) {
+    match command {
+        Command::In(_, act) => act.refuse(error),
+        Command::Lost { .. } | Command::Close => {}
+    }
+}
+
+/// Waits for the next attempt, refusing what is asked meanwhile. False: it is the end.
+fn rest(shared: &Shared, wait: Duration, reason: &Arc<str>) -> bool {
+    let until = Instant::now() + wait;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match shared.commands.pop(Some(left)) {
+            Popped::Item(Command::Close) | Popped::Closed => return false,
+            Popped::Item(command) => refuse(command, Error::Degraded(reason.clone())),
+            Popped::TimedOut => return true,
+        }
+    }
+}
+
+/// One session, from its opening to its end; a panic is a failure of the disk.
+fn live(shared: &Arc<Shared>, opened: Opened) -> End {
+    let session = opened.session.clone();
+    let mut writer = Writer::new(shared.clone(), opened);
+    shared.opened(session.clone());
+    let ended = catch_unwind(AssertUnwindSafe(|| writer.run()));
+    session.end();
+    let end = match ended {
+        Ok(Ok(End::Closed)) => End::Closed,
+        Ok(Ok(End::Lost(reason))) => End::Lost(reason),
+        Ok(Err(fault)) => End::Lost(sentence(&fault)),
+        Err(_panic) => End::Lost("the writer of the store failed badly; the log says more".into()),
+    };
+    let reason: Arc<str> = match &end {
+        End::Closed => {
+            shared.closed();
+            "the store is closing".into()
+        }
+        End::Lost(reason) => {
+            shared.degraded(reason.clone());
+            reason.clone()
+        }
+    };
+    let fills: Vec<_> = lock(&session.fills).drain().collect();
+    for (_, fill) in fills {
+        fill.lost(reason.clone());
+    }
+    writer.refuse_all(&reason);
+    session.segments.close_all();
+    if let Err(fault) = session.index.close() {
+        tracing::warn!(fault = %sentence(&fault), "index did not close cleanly");
+    }
+    end
+}
+
+impl Writer {
+    fn new(shared: Arc<Shared>, opened: Opened) -> Self {
+        Self {
+            shared,
+            session: opened.session,
+            totals: opened.totals,
+            segments: opened.segments,
+            changed_segments: BTreeSet::new(),
+            current: None,
+            index_dirty: false,
+            closing: false,
+            stuck_since: None,
+            segment_dirty: false,
+            landing: Vec::new(),
+            landing_bytes: 0,
+            finishing: Vec::new(),
+            ops: Vec::new(),
+            group: Vec::new(),
+            group_bytes: 0,
+            waiting_since: None,
+            removals: opened.removals.into(),
+            room: VecDeque::new(),
+            searches: opened.searches.into(),
+            last_ask: Instant::now(),
+            _folder_lock: opened.folder_lock,
+        }
+    }
+
+    fn run(&mut self) -> Result<End, Fault> {
+        loop {
+            match self.shared.commands.pop(self.patience()) {
+                Popped::Item(Command::Close) | Popped::Closed => {
+                    self.shut()?;
+                    return Ok(End::Closed);
+                }
+                Popped::Item(Command::Lost { session, reason }) => {
+                    if Arc::ptr_eq(&session, &self.session) {
+                        return Ok(End::Lost(reason));
+                    }
+                }
+                Popped::Item(Command::In(session, act)) => {
+                    if Arc::ptr_eq(&session, &self.session) {
+                        self.last_ask = Instant::now();
+                        self.take(act)?;
+                    } else {
+                        act.refuse(Error::Degraded("the store was opened again".into()));
+                    }
+                }
+                Popped::TimedOut => {
+                    self.land()?;
+                    self.apply_ops()?;
+                    self.in_the_background()?;
+                }
+            }
+            if self.group_is_due() {
+                self.commit_group()?;
+            }
+        }
+    }
+
+    /// How long the writer waits for a command before it does what can wait.
+    fn patience(&self) -> Option<Duration> {
+        let busy = !self.landing.is_empty()
+            || !self.finishing.is_empty()
+            || !self.ops.is_empty()
+            || self.has_background_work();
+        if busy {
+            return Some(Duration::ZERO);
+        }
+        self.waiting_since.map(|_| QUIET.saturating_sub(self.last_ask.elapsed()))
+    }
+
+    /// Things wait for a durable commit, and nothing was asked for a while.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.last_ask.elapsed() >= QUIET && lock(&self.session.fills).is_empty()
+    }
+
+    fn take(&mut self, act: Act) -> Result<(), Fault> {
+        match act {
+            Act::Row { fill, row, value } => self.row(Landing { fill, row, value }),
+            Act::Finish { fill, finished, reply } => {
+                self.finishing.push(Finishing { fill, finished, reply });
+                if self.finishing.len() >= FINISHING_MAX { self.land() } else { Ok(()) }
+            }
+            Act::Index(op) => {
+                self.ops.push(op);
+                if self.ops.len() >= OPS_MAX { self.apply_ops() } else { Ok(()) }
+            }
+            Act::Ids(reply) => {
+                self.reserve_ids()?;
+                drop(reply.send(Ok(())));
+                Ok(())
+            }
+            Act::Room { bytes, reply } => {
+                self.room.push_back(Waiting { bytes, reply });
+                Ok(())
+            }
+            Act::Abandon(fill) => {
+                self.land()?;
+                self.orphan(&fill);
+                Ok(())
+            }
+            Act::Damaged { id, nar_hash } => self.damaged(id, nar_hash),
+            Act::Withdraw { nar_hash, reply } => {
+                self.withdraw(nar_hash)?;
+                drop(reply.send(Ok(())));
+                Ok(())
+            }
+            Act::Unread => Ok(()),
+            Act::Flush(reply) => {
+                self.commit_group()?;
+                drop(reply.send(Ok(())));
+                Ok(())
+            }
+        }
+    }
+
+    /// Nobody waits for a writer that has ended.
+    fn refuse_all(&mut self, reason: &Arc<str>) {
+        let error = || Error::Degraded(reason.clone());
+        for finishing in self.finishing.drain(..) {
+            drop(finishing.reply.send(Err(error())));
+        }
+        for op in self.ops.drain(..) {
+            op.refuse(error());
+        }
+        for waiting in self.room.drain(..) {
+            drop(waiting.reply.send(Err(error())));
+        }
+        self.landing.clear();
+    }
+
+    /// What is finished stays; the files are closed by the caller.
+    fn shut(&mut self) -> Result<(), Fault> {
+        self.closing = true;
+        self.commit_group()
+    }
+}
