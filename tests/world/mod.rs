@@ -1,0 +1,68 @@
+//! The world that the integration tests act in, three actors seen from outside: caches upstream
+//! (scripted or real), the built `snowberry`, clients (plain HTTP or a real Nix). What a test
+//! cannot have here it says loudly; nothing in here sleeps.
+#![allow(dead_code, unused_imports, reason = "each test binary uses its own part of the world")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    clippy::print_stderr,
+    reason = "a test stops at what it did not expect"
+)]
+
+pub(crate) mod client;
+pub(crate) mod closure;
+pub(crate) mod fault;
+pub(crate) mod nginx;
+pub(crate) mod nix;
+pub(crate) mod parts;
+pub(crate) mod pki;
+pub(crate) mod proxy;
+pub(crate) mod s3;
+pub(crate) mod scripted;
+pub(crate) mod snowberry;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+pub(crate) use client::{Answer, Client};
+pub(crate) use closure::Closure;
+pub(crate) use fault::Fault;
+pub(crate) use nix::{NixClient, Release};
+pub(crate) use scripted::Scripted;
+pub(crate) use snowberry::{Settings, Snowberry};
+
+/// How long a narinfo question may take, whatever happens (promise 1), with what a loaded machine
+/// of two cores adds.
+pub(crate) const NARINFO_LIMIT: Duration = Duration::from_millis(2_900);
+
+/// Asks every 20 ms until there is an answer; panics when `limit` has passed without one.
+pub(crate) async fn until<T, F, R>(what: &str, limit: Duration, mut ask: F) -> T
+where
+    F: FnMut() -> R,
+    R: Future<Output = Option<T>>,
+{
+    let started = Instant::now();
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        ticks.tick().await;
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(started.elapsed() < limit, "waited {limit:?} in vain for {what}");
+    }
+}
+
+/// A port of loopback that was free a moment ago, for servers that cannot choose their own; so is
+/// the port 10000 above it (`SeaweedFS` takes that one too).
+pub(crate) fn free_port() -> u16 {
+    for _ in 0..100 {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let Some(above) = port.checked_add(10_000) else { continue };
+        if std::net::TcpListener::bind(("127.0.0.1", above)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port on loopback")
+}
