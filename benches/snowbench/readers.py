@@ -56,21 +56,53 @@ def first_byte(address, path):
     return took
 
 
+class Chunks:
+    """Counts what a chunked body says between its lines, without copying it."""
+
+    def __init__(self):
+        self.count, self.left, self.line, self.ended = 0, 0, b"", False
+
+    def feed(self, buffer, length):
+        at = 0
+        while at < length:
+            if self.left:
+                step = min(self.left, length - at)
+                self.left -= step
+                at += step
+                continue
+            end = buffer.find(b"\n", at, length)
+            if end < 0:
+                self.line += buffer[at:length]
+                return
+            size = int((self.line + buffer[at:end]).split(b";")[0], 16)
+            self.line, self.ended = b"", size == 0
+            self.count += size
+            # The line end after the chunk.
+            self.left = size + 2
+            at = end + 1
+
+
 def drain(link, rest, headers, path, bytes_s=None):
-    """Reads to the end and returns how many bytes of the connection came after the headers."""
+    """Reads to the end and returns the bytes of the body, which must be whole."""
     buffer = bytearray(READ_LEN)
-    count, tail, started = len(rest), rest[-5:], time.monotonic()
+    count, started = len(rest), time.monotonic()
+    chunks = Chunks() if headers.get("transfer-encoding") == "chunked" else None
+    if chunks:
+        chunks.feed(rest, len(rest))
     with link:
         while True:
             read = link.recv_into(buffer)
             if not read:
                 break
             count += read
-            tail = (tail + buffer[max(0, read - 5):read])[-5:]
+            if chunks:
+                chunks.feed(buffer, read)
             if bytes_s:
                 time.sleep(max(0.0, started + count / bytes_s - time.monotonic()))
-    whole = tail == b"0\r\n\r\n" if "transfer-encoding" in headers \
-        else count == int(headers.get("content-length", -1))
+    if chunks:
+        whole, count = chunks.ended and chunks.left == 0, chunks.count
+    else:
+        whole = count == int(headers.get("content-length", -1))
     if not whole:
         raise Broken(f"{path}: cut after {count} bytes")
     return count
