@@ -215,7 +215,7 @@ impl Handle {
 }
 
 impl DiskFile for Handle {
-    fn len(&self) -> io::Result<u64> {
+    fn len_bytes(&self) -> io::Result<u64> {
         self.disk.alive()?;
         Ok(self.content.read().unwrap_or_else(PoisonError::into_inner).len)
     }
