@@ -71,7 +71,7 @@ pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
     };
     match begun {
         Phase::Growing(growing) => NarAnswer::Filling(NarStream::follow(growing, phase, follower)),
-        Phase::Held(held) => NarAnswer::Held(held),
+        Phase::Held(held) => NarAnswer::Filled(held),
         Phase::NoRoom => through::fetch(inner, name).await,
         Phase::Starting | Phase::Failed => NarAnswer::Absent,
     }

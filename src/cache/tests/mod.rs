@@ -252,7 +252,7 @@ async fn whole(cache: &Cache, name: NarName) -> Result<Option<Vec<u8>>, Cut> {
     let mut file = Vec::new();
     match cache.nar(name, NarWant::Whole).await {
         NarAnswer::Absent => return Ok(None),
-        NarAnswer::Held(held) => loop {
+        NarAnswer::Held(held) | NarAnswer::Filled(held) => loop {
             let bytes = held.read(file.len() as u64).await.unwrap();
             if bytes.is_empty() {
                 break;
