@@ -9,7 +9,7 @@ use redb::{ReadableTable, WriteTransaction};
 use super::disk::Mode;
 use super::fill::Fill;
 use super::index::Index;
-use super::layout::{rows_between, row_takes};
+use super::layout::{row_takes, rows_between};
 use super::records::{NarRecord, Part, id_of_key, id_of_row, nar_use_key, number, row_key};
 use super::session::{Used, sentence};
 use super::tables::{DOOMED, Fault, LISTING, NAR, NAR_HASH, NAR_USE, ROWS};

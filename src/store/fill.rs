@@ -245,9 +245,7 @@ impl Fill {
             let row = row_at(offset, state.len.unwrap_or(state.landed));
             let segment = row.and_then(|row| segment_of(&state.parts, row.number));
             return Ok(match (row, segment) {
-                (Some(row), Some(segment)) => {
-                    View::OnDisk(Place { segment, id: self.id, row })
-                }
+                (Some(row), Some(segment)) => View::OnDisk(Place { segment, id: self.id, row }),
                 (_, _) => View::Nothing,
             });
         }

@@ -187,11 +187,7 @@ pub struct Store {
 impl Store {
     /// Starts the store's threads; opening goes on behind and is tried again with back-off for as
     /// long as it fails ([`Store::state`]). `disk` is [`disk::Folder`] but in tests of faults.
-    pub fn start(
-        config: Config,
-        disk: Arc<dyn Disk>,
-        metrics: Metrics,
-    ) -> std::io::Result<Self> {
+    pub fn start(config: Config, disk: Arc<dyn Disk>, metrics: Metrics) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::new(config, disk, metrics));
         let mut threads = Vec::new();
         let writer = shared.clone();
@@ -305,8 +301,9 @@ impl Store {
         count_max: usize,
     ) -> Result<Vec<StorePathHash>, Error> {
         let session = self.shared.session()?;
-        let paths =
-            self.shared.on_index(&session, move |session| small::paths(session, nar_hash, count_max));
+        let paths = self
+            .shared
+            .on_index(&session, move |session| small::paths(session, nar_hash, count_max));
         within(INDEX_WAIT, paths).await
     }
 
@@ -327,7 +324,8 @@ impl Store {
     /// The `.ls` document of a held NAR.
     pub async fn listing(&self, nar_hash: NarHash) -> Result<Option<Bytes>, Error> {
         let session = self.shared.session()?;
-        let listing = self.shared.on_index(&session, move |session| nar::listing(session, nar_hash));
+        let listing =
+            self.shared.on_index(&session, move |session| nar::listing(session, nar_hash));
         within(INDEX_WAIT, listing).await
     }
 
@@ -355,8 +353,7 @@ impl Store {
     pub async fn document(&self, name: &str) -> Result<Option<Bytes>, Error> {
         let session = self.shared.session()?;
         let asked = name.to_owned();
-        let found =
-            self.shared.on_index(&session, move |session| small::document(session, &asked));
+        let found = self.shared.on_index(&session, move |session| small::document(session, &asked));
         let found = within(INDEX_WAIT, found).await?;
         if found.is_some() {
             session.used(Used::Small(SmallKey::Document(name.to_owned())));

@@ -12,13 +12,13 @@ use super::evict::Removal;
 use super::index::{
     FILE_NAME, Index, META_BUDGET, META_NEXT_ID, META_STORE_ID, META_TOTALS, StoreId, meta_number,
 };
+use super::lock;
 use super::records::{NarRecord, SegmentRecord, id_of_key};
 use super::segment::{Segments, number_of};
 use super::session::{Session, Shared};
 use super::space::{Space, default_budget};
 use super::tables::{DOOMED, Fault, META, NAR, SEGMENT};
 use super::writer::SegmentState;
-use super::lock;
 
 /// The figures that are kept with the index.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -200,12 +200,7 @@ fn remove_strangers(
     Ok(())
 }
 
-fn begin(
-    shared: &Shared,
-    index: Index,
-    loaded: Loaded,
-    folder_lock: FolderLock,
-) -> Opened {
+fn begin(shared: &Shared, index: Index, loaded: Loaded, folder_lock: FolderLock) -> Opened {
     let budget = shared.config.budget.map_or(loaded.budget, |size| size.0);
     let kept = loaded.segments.values().map(|segment| segment.record.count_bytes).sum();
     let segments = Segments::new(shared.disk.clone(), shared.meters.clone());

@@ -92,10 +92,9 @@ impl Shared {
             Status::Degraded { reason, since } => {
                 State::Degraded { reason: reason.clone(), since: since.elapsed() }
             }
-            Status::Closed => State::Degraded {
-                reason: "the store is closed".into(),
-                since: Duration::ZERO,
-            },
+            Status::Closed => {
+                State::Degraded { reason: "the store is closed".into(), since: Duration::ZERO }
+            }
         }
     }
 

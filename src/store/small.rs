@@ -147,7 +147,9 @@ impl Writer {
         let small_key = SmallKey::Narinfo(key);
         // A damaged one is replaced like any other; its path stays behind and is harmless.
         let before = match NARINFO.get_in(txn, key.as_bytes()) {
-            Ok(body) => body.and_then(|body| Small::<StoredNarInfo>::from_bytes(NARINFO, &body).ok()),
+            Ok(body) => {
+                body.and_then(|body| Small::<StoredNarInfo>::from_bytes(NARINFO, &body).ok())
+            }
             Err(Fault::Damaged(_)) => None,
             Err(fault) => return Err(fault),
         };
@@ -186,8 +188,7 @@ impl Writer {
             other => other?,
         };
         if let Some(before) = before {
-            self.totals.small_bytes =
-                self.totals.small_bytes.saturating_sub(takes(before.len()));
+            self.totals.small_bytes = self.totals.small_bytes.saturating_sub(takes(before.len()));
             self.totals.narinfos = self.totals.narinfos.saturating_sub(is_narinfo);
             if let Ok(last_use) = small_last_use(table, &before) {
                 SMALL_USE.remove(txn, &key.use_key(last_use))?;

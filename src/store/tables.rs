@@ -47,8 +47,8 @@ pub(super) const ROWS: Table = Table("rows-1");
 
 /// All tables of the index. Made at its birth, so that no reader meets one that is missing.
 pub(super) const INDEX_TABLES: [Table; 12] = [
-    NARINFO, NAR, NAR_HASH, PATHS, LISTING, DOCUMENT, NAR_USE, SMALL_USE, FILE_HASH, SEGMENT, DOOMED,
-    META,
+    NARINFO, NAR, NAR_HASH, PATHS, LISTING, DOCUMENT, NAR_USE, SMALL_USE, FILE_HASH, SEGMENT,
+    DOOMED, META,
 ];
 
 /// What goes wrong between us and a redb file.
