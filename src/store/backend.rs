@@ -50,7 +50,7 @@ pub(super) struct Metered {
 
 impl StorageBackend for Metered {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.file.len_bytes()
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.file.read(offset, out)
@@ -83,7 +83,7 @@ struct ScratchState {
 
 impl Scratch {
     pub(super) fn new(file: Box<dyn DiskFile>) -> io::Result<Self> {
-        let len = file.len()?;
+        let len = file.len_bytes()?;
         Ok(Self { file, state: Mutex::new(ScratchState { len, writes: Vec::new() }) })
     }
 }
@@ -111,7 +111,7 @@ impl StorageBackend for Scratch {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         out.fill(0);
-        let there = self.file.len()?.saturating_sub(offset);
+        let there = self.file.len_bytes()?.saturating_sub(offset);
         let there = usize::try_from(there).unwrap_or(usize::MAX).min(out.len());
         if let Some(there) = out.get_mut(..there) {
             self.file.read(offset, there)?;

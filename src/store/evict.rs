@@ -14,7 +14,7 @@ use super::records::{NarRecord, Part, id_of_key, id_of_row, nar_use_key, number,
 use super::session::{Used, sentence};
 use super::tables::{DOOMED, Fault, LISTING, NAR, NAR_HASH, NAR_USE, ROWS};
 use super::writer::{Durable, Reply, Writer, write_txn};
-use super::{Error, lock};
+use super::{Error, Origin, lock};
 use crate::nix::NarHash;
 
 /// Rows removed in one transaction: redb reads each, and the writer has others to serve.
@@ -171,6 +171,10 @@ impl Writer {
                 }
                 let Some(body) = NAR.get(txn, &id.to_be_bytes())? else { continue };
                 let record = NarRecord::from_bytes(NAR, &body)?;
+                // What only we have goes after all that upstream has, the group's NARs too.
+                if record.origin == Origin::Ours && !self.group.is_empty() {
+                    break;
+                }
                 if lock(&session.pins).doom_unread(id) {
                     bytes += takes_of(&record.parts, record.file_size).values().sum::<u64>();
                     chosen.push((id, record));
@@ -179,7 +183,7 @@ impl Writer {
             Ok(())
         })?;
         if !renewed.is_empty() {
-            self.commit_index(Durable::No, |writer, txn| writer.write_uses(txn))?;
+            self.commit_index(Durable::No, Self::write_uses)?;
         }
         Ok((chosen, !renewed.is_empty()))
     }

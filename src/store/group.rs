@@ -30,7 +30,7 @@ const GROUP_BYTES_MAX: u64 = 64 << 20;
 const GROUP_NARS_MAX: usize = 4096;
 
 /// A group is committed after so long: what a power cut may cost, on a slow line.
-const GROUP_AGE_MAX: Duration = Duration::from_secs(60);
+const GROUP_AGE_MAX: Duration = Duration::from_mins(1);
 
 /// Ids that are reserved at a time; a crash wastes at most so many of 2^64.
 const IDS_A_BLOCK: u64 = 4096;
@@ -280,6 +280,9 @@ impl Writer {
         self.group_bytes = 0;
         self.waiting_since = None;
         self.observe_disk();
+        if self.closing {
+            self.renew_notes();
+        }
         if group.is_empty() && !self.index_dirty && self.changed_segments.is_empty() {
             return Ok(());
         }

@@ -349,7 +349,7 @@ impl Store {
         NarWriter::new(self.shared.clone(), fill, reservation)
     }
 
-    /// A small document by name (`log/…`, `realisations/…`).
+    /// A small document by name (`log/...`, `realisations/...`).
     pub async fn document(&self, name: &str) -> Result<Option<Bytes>, Error> {
         let session = self.shared.session()?;
         let asked = name.to_owned();
@@ -382,3 +382,6 @@ async fn within<T>(
 ) -> Result<T, Error> {
     tokio::time::timeout(wait, answer).await.map_err(|_| Error::Slow(wait))?
 }
+
+#[cfg(test)]
+mod tests;

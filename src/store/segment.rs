@@ -19,6 +19,10 @@ use super::tables::{Fault, ROWS};
 /// Segments that are open for reading at once: each open handle costs some 100 KiB.
 const OPEN_MAX: usize = 16;
 
+/// A reader that opened a segment may find it closed again by the writer, which has to open it in
+/// its own way; so often in a row only when something is wrong.
+const OPEN_TRIES_MAX: usize = 8;
+
 /// redb's cache of a segment that is only read, or only deleted from: it buys no speed, the page
 /// cache does.
 const READ_CACHE_BYTES: usize = 1 << 20;
@@ -132,7 +136,10 @@ impl Segments {
     pub(super) fn read_row(&self, segment: u32, id: u64, row: u32) -> Result<Bytes, Fault> {
         let slot = self.slot(segment);
         let mut handle = read_guard(&slot);
-        if matches!(*handle, Handle::Closed) {
+        for _ in 0..OPEN_TRIES_MAX {
+            if !matches!(*handle, Handle::Closed) {
+                break;
+            }
             drop(handle);
             self.open_for_reading(segment, &slot)?;
             handle = read_guard(&slot);
@@ -140,7 +147,7 @@ impl Segments {
         let key = row_key(id, row);
         let page = guarded(|| {
             let txn = match &*handle {
-                Handle::Closed => return Err(Fault::Damaged(ROWS.name())),
+                Handle::Closed => return Err(Fault::Refused("the segment is being closed".into())),
                 Handle::Read(database) => database.begin_read()?,
                 Handle::Write(database) => database.begin_read()?,
             };
@@ -228,7 +235,8 @@ impl Segments {
 
     /// Closes a segment; redb makes durable what was committed to it.
     pub(super) fn close(&self, segment: u32) -> Result<(), Fault> {
-        let slot = lock(&self.slots).remove(&segment);
+        // The slot stays: whoever waits for it must meet the next handle there.
+        let slot = lock(&self.slots).get(&segment).cloned();
         let Some(slot) = slot else { return Ok(()) };
         let mut handle = slot.handle.write().unwrap_or_else(PoisonError::into_inner);
         match std::mem::take(&mut *handle) {

@@ -13,9 +13,11 @@ const DISK_RESERVE_BYTES: u64 = 2 << 30;
 /// Default budget at first start: this part of what is free, in hundredths.
 const DEFAULT_BUDGET_PERCENT: u64 = 90;
 
-/// Eviction begins when less than this part of the budget is free, but at most 512 MiB, so that
-/// fills rarely wait for it ...
+/// Eviction begins when less than this part of the budget is free, so that fills rarely wait for
+/// it ...
 const HIGH_WATER_PART: u64 = 50;
+
+/// What fills of a busy minute take, with a budget so large that a fiftieth of it is far more.
 const HIGH_WATER_BYTES_MAX: u64 = 512 << 20;
 
 /// ... and goes on until twice that is free.

@@ -14,35 +14,38 @@ type Definition = TableDefinition<'static, &'static [u8], &'static [u8]>;
 type Writable<'t> = redb::Table<'t, &'static [u8], &'static [u8]>;
 type Readable = ReadOnlyTable<&'static [u8], &'static [u8]>;
 
+/// A key and what its row holds.
+pub(super) type Scanned = (Vec<u8>, Vec<u8>);
+
 /// A table by its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Table(&'static str);
 
-/// Store path hash (20) → narinfo.
+/// Store path hash (20) -> narinfo.
 pub(super) const NARINFO: Table = Table("narinfo-1");
-/// NAR id (8) → record.
+/// NAR id (8) -> record.
 pub(super) const NAR: Table = Table("nar-1");
-/// `NarHash` (32) → id of the held NAR (8).
+/// `NarHash` (32) -> id of the held NAR (8).
 pub(super) const NAR_HASH: Table = Table("nar-hash-1");
-/// `NarHash` (32), store path hash (20) → nothing.
+/// `NarHash` (32), store path hash (20) -> nothing.
 pub(super) const PATHS: Table = Table("paths-1");
-/// NAR id (8) → its `.ls` document.
+/// NAR id (8) -> its `.ls` document.
 pub(super) const LISTING: Table = Table("listing-1");
-/// Name → document.
+/// Name -> document.
 pub(super) const DOCUMENT: Table = Table("document-1");
-/// Origin (1), use counter (8), NAR id (8) → nothing: the order in which NARs are evicted.
+/// Origin (1), use counter (8), NAR id (8) -> nothing: the order in which NARs are evicted.
 pub(super) const NAR_USE: Table = Table("nar-use-1");
-/// Use counter (8), kind (1), key → nothing: the order in which narinfos and documents go.
+/// Use counter (8), kind (1), key -> nothing: the order in which narinfos and documents go.
 pub(super) const SMALL_USE: Table = Table("small-use-1");
-/// `NarHash` (32) → last file hash (32). Outlives the NAR.
+/// `NarHash` (32) -> last file hash (32). Outlives the NAR.
 pub(super) const FILE_HASH: Table = Table("file-hash-1");
-/// Segment number (4) → its count and note.
+/// Segment number (4) -> its count and note.
 pub(super) const SEGMENT: Table = Table("segment-1");
-/// NAR id (8) → nothing: its rows are to go.
+/// NAR id (8) -> nothing: its rows are to go.
 pub(super) const DOOMED: Table = Table("doomed-1");
-/// Name → one of the store's few single values.
+/// Name -> one of the store's few single values.
 pub(super) const META: Table = Table("meta-1");
-/// In segments: NAR id (8), row number (4) → stream bytes.
+/// In segments: NAR id (8), row number (4) -> stream bytes.
 pub(super) const ROWS: Table = Table("rows-1");
 
 /// All tables of the index. Made at its birth, so that no reader meets one that is missing.
@@ -128,7 +131,7 @@ impl Table {
         }
     }
 
-    pub(super) fn open_in<'t>(self, txn: &'t WriteTransaction) -> Result<Writable<'t>, Fault> {
+    pub(super) fn open_in(self, txn: &WriteTransaction) -> Result<Writable<'_>, Fault> {
         Ok(txn.open_table(self.definition())?)
     }
 
@@ -178,7 +181,7 @@ impl Table {
         from: &[u8],
         max: usize,
         while_key: impl Fn(&[u8]) -> bool,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Fault> {
+    ) -> Result<Vec<Scanned>, Fault> {
         let mut found = Vec::new();
         for entry in self.open_for_read(txn)?.range::<&[u8]>(from..)?.take(max) {
             let (key, value) = entry?;

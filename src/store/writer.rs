@@ -29,7 +29,7 @@ use crate::nix::NarHash;
 const REOPEN_FIRST: Duration = Duration::from_secs(1);
 
 /// ... up to this: a disk that is plugged in again is found within a minute.
-const REOPEN_MAX: Duration = Duration::from_secs(60);
+const REOPEN_MAX: Duration = Duration::from_mins(1);
 
 /// When nothing was asked for so long, what waits is made durable.
 const QUIET: Duration = Duration::from_secs(2);
@@ -82,8 +82,10 @@ impl Act {
     pub(super) fn refuse(self, error: Error) {
         match self {
             Self::Index(op) => op.refuse(error),
-            Self::Ids(reply) | Self::Room { reply, .. } => drop(reply.send(Err(error))),
-            Self::Withdraw { reply, .. } | Self::Flush(reply) => drop(reply.send(Err(error))),
+            Self::Ids(reply)
+            | Self::Room { reply, .. }
+            | Self::Withdraw { reply, .. }
+            | Self::Flush(reply) => drop(reply.send(Err(error))),
             Self::Finish { reply, .. } => drop(reply.send(Err(error))),
             Self::Row { .. } | Self::Abandon(_) | Self::Damaged { .. } | Self::Unread => {}
         }

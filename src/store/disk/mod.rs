@@ -51,8 +51,8 @@ pub struct Space {
 
 /// One open file: the calls that redb makes.
 pub trait DiskFile: Debug + Send + Sync + 'static {
-    /// Bytes.
-    fn len(&self) -> io::Result<u64>;
+    /// How long it is.
+    fn len_bytes(&self) -> io::Result<u64>;
     /// Fills `out` from `offset`; an error when the file ends before.
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
     /// Cuts or grows with zeros.
@@ -132,7 +132,7 @@ impl Disk for Folder {
 struct RealFile(File);
 
 impl DiskFile for RealFile {
-    fn len(&self) -> io::Result<u64> {
+    fn len_bytes(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
