@@ -102,7 +102,10 @@ async fn an_https_cache_is_asked_over_h2() {
     }
     let log = nginx.log();
     assert!(log.lines().count() >= 2 * closure.paths.len() - 1, "{log}");
-    assert!(log.lines().all(|line| line.starts_with("HTTP/2.0 200 ")), "{log}");
+    // A closure's many small questions share one connection; each NAR has one of its own.
+    for line in log.lines().filter(|line| !line.contains("/nar/")) {
+        assert!(line.starts_with("HTTP/2.0 200 "), "{line}");
+    }
 
     let without_the_authority = Settings::new().upstream(&url, &closure.public_key).start().await;
     let answer = without_the_authority.narinfo(hash_of(&closure.top)).await;

@@ -62,6 +62,11 @@ macro_rules! client {
             async fn goes_on_when_a_nar_fails() {
                 nar_trouble($release).await;
             }
+
+            #[tokio::test(flavor = "multi_thread")]
+            async fn goes_on_when_the_store_is_damaged() {
+                damaged_store($release).await;
+            }
         }
     };
 }
@@ -270,4 +275,40 @@ async fn nar_trouble(release: Release) {
         upstream.fault(&nar, fault);
         in_trouble(release, what, &upstream, &closure).await;
     }
+}
+
+/// The index is damaged: snowberry lives on, the client builds from its next substituter; the index
+/// is put back: snowberry serves again, and was not started again for it.
+async fn damaged_store(release: Release) {
+    let Some(closure) = Closure::get() else { return };
+    let mut snowberry = behind(&closure).await;
+    let path = closure.path("node-20");
+    let key = closure.hash("node-20").to_owned();
+    assert_eq!(snowberry.narinfo(&key).await.status, 200);
+    assert!(snowberry.stop().await.success());
+    let index = snowberry.state().join("store/index.redb");
+    let whole = std::fs::read(&index).unwrap();
+    let damaged = vec![b'x'; whole.len()];
+    std::fs::write(&index, &damaged).unwrap();
+    snowberry.restart().await;
+
+    let next = Scripted::serve(closure.cache("xz")).await;
+    let substituters = [&*snowberry.url(), &*next.url()];
+    let Some(client) = NixClient::new(release, &substituters, &closure.public_key) else {
+        return;
+    };
+    client.run(&["nix-store", "--realise", path]).await.expect_success();
+    assert!(next.asked("/nar/") > 0, "the next substituter was not needed");
+    expect_closure(&client, &closure, path).await;
+    assert_eq!(std::fs::read(&index).unwrap(), damaged, "a damaged index was written to");
+
+    // Put back in one step, as a person would who has a copy.
+    let beside = index.with_extension("back");
+    std::fs::write(&beside, &whole).unwrap();
+    std::fs::rename(&beside, &index).unwrap();
+    let limit = Duration::from_secs(90);
+    until("snowberry to be well again", limit, || async {
+        (snowberry.narinfo(&key).await.status == 200).then_some(())
+    })
+    .await;
 }

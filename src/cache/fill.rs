@@ -45,6 +45,13 @@ pub(super) enum Phase {
     Failed,
 }
 
+impl Phase {
+    /// Whether it will still change.
+    pub(super) const fn is_under_way(&self) -> bool {
+        matches!(self, Self::Starting | Self::Growing(_))
+    }
+}
+
 /// A fill as those see it who follow it.
 #[derive(Debug, Clone)]
 pub(super) struct Fill {
@@ -63,8 +70,8 @@ pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
         Ok(Err(_)) | Err(_) => return NarAnswer::Absent,
     };
     match begun {
-        Phase::Growing(growing) => NarAnswer::Filling(NarStream::follow(growing, follower)),
-        Phase::Held(held) => NarAnswer::Held(held),
+        Phase::Growing(growing) => NarAnswer::Filling(NarStream::follow(growing, phase, follower)),
+        Phase::Held(held) => NarAnswer::Filled(held),
         Phase::NoRoom => through::fetch(inner, name).await,
         Phase::Starting | Phase::Failed => NarAnswer::Absent,
     }

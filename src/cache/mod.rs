@@ -33,6 +33,9 @@ mod through;
 mod documents;
 pub(crate) mod ingest;
 
+#[cfg(test)]
+mod tests;
+
 use memory::Memory;
 use permits::Permits;
 use prefetch::Prefetch;
@@ -73,6 +76,8 @@ pub enum Outcome<T> {
 pub enum NarAnswer {
     /// Whole here.
     Held(store::HeldNar),
+    /// Whole here by now: it came from an upstream while the client waited.
+    Filled(store::HeldNar),
     /// On its way: followed from its start, no length known.
     Filling(NarStream),
     /// Nowhere to be had now, or a Range into something that is not whole: 404.

@@ -110,6 +110,11 @@ pub(super) fn question(
     if let Some(running) = questions.get(&key) {
         return Some(running.clone());
     }
+    // An answer is ready before its question leaves the list: who looked just too early for the one
+    // and comes too late for the other finds it here.
+    if let Some(narinfo) = inner.memory.ready(key) {
+        return Some(watch::channel(Some(Answer::Found(narinfo))).1);
+    }
     if questions.len() >= QUESTIONS_MAX || inner.closing.is_cancelled() {
         return None;
     }

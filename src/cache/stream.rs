@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use super::fill::Phase;
 use crate::store::Growing;
 
 /// A NAR's zstd stream as it comes. An error means: cut the response, never end it cleanly.
@@ -29,15 +30,20 @@ pub(super) enum Piece {
 
 #[derive(Debug)]
 enum From {
-    Rows { growing: Growing, offset: u64, _follower: Follower },
+    Rows { growing: Growing, offset: u64, phase: watch::Receiver<Phase>, _follower: Follower },
     Fetch { first: Option<Piece>, coming: mpsc::Receiver<Piece> },
     Ended,
     Broken,
 }
 
 impl NarStream {
-    pub(super) const fn follow(growing: Growing, follower: Follower) -> Self {
-        Self { from: From::Rows { growing, offset: 0, _follower: follower } }
+    /// Follows the rows of a fill, which says by its phase when it is over.
+    pub(super) const fn follow(
+        growing: Growing,
+        phase: watch::Receiver<Phase>,
+        follower: Follower,
+    ) -> Self {
+        Self { from: From::Rows { growing, offset: 0, phase, _follower: follower } }
     }
 
     pub(super) const fn through(first: Piece, coming: mpsc::Receiver<Piece>) -> Self {
@@ -48,12 +54,17 @@ impl NarStream {
     /// says the same again. Cancelling it loses nothing.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Cut> {
         let next = match &mut self.from {
-            From::Rows { growing, offset, .. } => match growing.read(*offset).await {
+            From::Rows { growing, offset, phase, .. } => match growing.read(*offset).await {
                 Ok(Some(bytes)) => {
                     *offset += u64::try_from(bytes.len()).map_err(|_| Cut)?;
                     return Ok(Some(bytes));
                 }
-                Ok(None) => From::Ended,
+                // Who has the last byte finds the NAR held, and its file hash in the narinfo.
+                Ok(None) => match phase.wait_for(|phase| !phase.is_under_way()).await.as_deref() {
+                    Ok(Phase::Held(_)) => From::Ended,
+                    Ok(Phase::Starting | Phase::Growing(_) | Phase::NoRoom | Phase::Failed)
+                    | Err(_) => From::Broken,
+                },
                 Err(_) => From::Broken,
             },
             From::Fetch { first, coming } => {

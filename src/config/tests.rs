@@ -179,7 +179,7 @@ fn what_the_types_allow_and_the_house_does_not_is_told() {
         listen = []
         name = "Not a label"
         names = ["cache.example:80"]
-        allow = ["10.0.0.0", "10.0.0.0/33"]
+        allow = ["10.0.0", "10.0.0.0/33"]
         state-dir = "relative"
         [store]
         budget = "1 KiB"
@@ -202,7 +202,7 @@ fn what_the_types_allow_and_the_house_does_not_is_told() {
         "listen: an empty list",
         "name: \"Not a label\"",
         "names: \"cache.example:80\"",
-        "allow: \"10.0.0.0\"",
+        "allow: \"10.0.0\"",
         "allow: \"10.0.0.0/33\"",
         "state-dir: relative",
         "store.path: relative/store",

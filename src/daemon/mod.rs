@@ -244,6 +244,8 @@ async fn serve(
     systemd::ready();
     info!("ready");
     let told = tokio::select! {
+        // In this order: what ends because of `stop` may have ended before this is looked at.
+        biased;
         () = stop.cancelled() => Ok(()),
         ended = tasks.join_next() => early_end(ended),
     };

@@ -45,6 +45,10 @@ pub(super) async fn answer(cache: &Cache, name: NarName, request: Request<'_>) -
     let asked = request.asked();
     match cache.nar(name, request.want(&asked)).await {
         NarAnswer::Held(nar) => held(nar, &asked),
+        NarAnswer::Filled(nar) => match held(nar, &asked) {
+            (reply, Ended::Hit) => (reply, Ended::Miss),
+            other => other,
+        },
         NarAnswer::Filling(nar) => (Reply::Coming(nar), Ended::Miss),
         NarAnswer::Absent => (Reply::Absent, Ended::Absent),
     }

@@ -100,21 +100,23 @@ impl S3Server {
         format!("s3://nix-cache?{profile}endpoint=https://localhost:{}", self.port)
     }
 
-    /// More keys of the upstream's table: the private CA, and a file with the profiles
-    /// `nixbuilder` (right) and `wrong` (the same user with another secret).
-    pub(crate) fn table(&self) -> String {
+    /// More keys of the upstream's table: the private CA, and for a profile a file with the
+    /// profiles `nixbuilder` (right), `wrong` (the same user with another secret) and `admin`.
+    pub(crate) fn table(&self, profile: &str) -> String {
+        let ca = format!("ca-file={:?}", self.ca.display().to_string());
+        if profile.is_empty() {
+            return ca;
+        }
         let credentials = self.folder.path().join("credentials");
         let (name, secret) = self.builder();
         let text = format!(
             "[nixbuilder]\naws_access_key_id = {name}\naws_secret_access_key = {secret}\n\n\
-             [wrong]\naws_access_key_id = {name}\naws_secret_access_key = not{secret}\n"
+             [wrong]\naws_access_key_id = {name}\naws_secret_access_key = not{secret}\n\n\
+             [admin]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            ADMIN.0, ADMIN.1
         );
         fs::write(&credentials, text).unwrap();
-        format!(
-            "ca-file={:?}, credentials-file={:?}",
-            self.ca.display().to_string(),
-            credentials.display().to_string()
-        )
+        format!("{ca}, credentials-file={:?}", credentials.display().to_string())
     }
 
     /// Writes the right secret under the profile `wrong`, into the file that `table` names.
@@ -158,7 +160,7 @@ impl S3Server {
     pub(crate) fn mc(&self, arguments: &[&str]) -> String {
         let output = self.try_mc(arguments);
         assert!(output.status.success(), "mc {arguments:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     fn try_mc(&self, arguments: &[&str]) -> Output {

@@ -260,6 +260,10 @@ fn paced(
             } else {
                 match fault {
                     Some(Fault::Cut(_)) => {
+                        // What was said before must be on the wire: hyper drops the rest.
+                        let mut ticks = tokio::time::interval(Duration::from_millis(100));
+                        ticks.tick().await;
+                        ticks.tick().await;
                         return Some((Err(std::io::Error::other("cut as told")), body.len()));
                     }
                     Some(Fault::Dripping(_)) => {

@@ -79,7 +79,10 @@ impl Settings {
             whole.env_remove(variable);
         }
         whole.env_remove("AWS_PROFILE").env("HOME", state).env("SNOWBERRY_CONFIG", "/dev/null");
-        whole.env("SNOWBERRY_LOG", std::env::var("SNOWBERRY_LOG").unwrap_or("debug".into()));
+        whole.env(
+            "SNOWBERRY_LOG",
+            std::env::var("SNOWBERRY_LOG").unwrap_or("info,snowberry=debug".into()),
+        );
         whole.envs(self.environment.iter().map(|(key, value)| (key, value)));
         whole
     }
