@@ -289,6 +289,14 @@ impl Writer {
             }
             Ok(())
         });
+        // redb uses a freed page again only after one more commit. On a disk that is nearly full the
+        // room of these rows must be there before somebody is let in for it.
+        let removed = removed.and_then(|()| {
+            if self.session.space.is_disk_tight() {
+                self.in_segment(segment, |_| Ok(()))?;
+            }
+            Ok(())
+        });
         // Where the segment failed, they go with its file.
         removed.or_else(|fault| self.segment_trouble(segment, fault))
     }

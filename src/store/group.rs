@@ -112,6 +112,9 @@ impl Writer {
         self.group_bytes += takes;
         let state = self.segments.entry(segment).or_default();
         state.unknown_bytes += takes;
+        // What rows really took of the file system is known only now, and fills are let in by it.
+        self.observe_disk();
+        let state = self.segments.entry(segment).or_default();
         if state.bytes() >= SEGMENT_FULL_BYTES {
             self.leave_current()?;
         }

@@ -40,6 +40,8 @@ struct Counts {
     /// What the file system allows us to take, however large the budget.
     allowed: u64,
     disk_free: u64,
+    /// Less is free than twice what is to be left.
+    disk_tight: bool,
     kept: u64,
     reserved: u64,
 }
@@ -58,7 +60,14 @@ impl Counts {
 
 impl Space {
     pub(super) fn new(budget: u64, kept: u64) -> Self {
-        let counts = Counts { budget, allowed: u64::MAX, disk_free: 0, kept, reserved: 0 };
+        let counts = Counts {
+            budget,
+            allowed: u64::MAX,
+            disk_free: 0,
+            disk_tight: false,
+            kept,
+            reserved: 0,
+        };
         Self { counts: Mutex::new(counts) }
     }
 
@@ -68,6 +77,7 @@ impl Space {
         let reserve = DISK_RESERVE_BYTES.min(disk.total_bytes / 10);
         let mut counts = lock(&self.counts);
         counts.disk_free = disk.free_bytes;
+        counts.disk_tight = disk.free_bytes < reserve.saturating_mul(2);
         counts.allowed = occupied.saturating_add(disk.free_bytes.saturating_sub(reserve));
     }
 
@@ -81,6 +91,11 @@ impl Space {
 
     pub(super) fn disk_free_bytes(&self) -> u64 {
         lock(&self.counts).disk_free
+    }
+
+    /// Whether so little is free that each page counts.
+    pub(super) fn is_disk_tight(&self) -> bool {
+        lock(&self.counts).disk_tight
     }
 
     pub(super) fn publish(&self, metrics: &Metrics) {

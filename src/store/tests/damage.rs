@@ -56,6 +56,8 @@ async fn check_only_its_own_are_gone(house: &House, memory: &Memory, segment: u3
             Err(error) => panic!("{seed}: {error}"),
         }
     }
+    // What is damaged goes in the background; only then is it known what has to be filled again.
+    until_idle(&store).await;
     let mut gone = 0;
     for seed in 0..SEEDS {
         if store.nar(nar_hash(seed)).await.unwrap().is_none() {
