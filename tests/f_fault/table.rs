@@ -160,7 +160,7 @@ pub(crate) const NAR_CASES: &[Case] = both![
     altered("NAR empty", fault::empty),
     fault("NAR cut", Fault::Cut(BREAKS_AT)),
     fault("NAR cut, then well", Fault::Cut(BREAKS_AT)).continued(),
-    altered("NAR short", fault::half).until_forgotten(),
+    altered("NAR short", fault::half),
     fault("NAR stalled", Fault::Stalled(BREAKS_AT)),
     fault("NAR stalled, then well", Fault::Stalled(BREAKS_AT)).continued(),
     fault("NAR dripping, then well", Fault::Dripping(BREAKS_AT)).continued(),
