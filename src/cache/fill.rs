@@ -132,7 +132,10 @@ impl Filling {
         }
         let mut sources = Sources::new(Arc::clone(inner), *name).await;
         for _ in 0..ATTEMPTS_MAX {
-            let Some(source) = sources.next().await else { return Phase::Failed };
+            let Some(source) = sources.next().await else {
+                sources.give_up().await;
+                return Phase::Failed;
+            };
             match Box::pin(self.attempt(&mut sources, source)).await {
                 Attempt::Done(held) => return Phase::Held(held),
                 Attempt::NoRoom => return Phase::NoRoom,
@@ -181,6 +184,7 @@ impl Filling {
         source: Source,
     ) -> Attempt {
         let memory = &self.inner.memory;
+        sources.failed();
         match failure {
             Failure::NoRoom => memory.no_room.note(self.name.nar_hash, ()),
             Failure::Unkeepable => {
@@ -255,7 +259,7 @@ impl Keeping<'_> {
 impl Sink for Keeping<'_> {
     async fn put(&mut self, bytes: Bytes) -> Result<(), Failure> {
         self.writer.append(bytes).await.map_err(|error| {
-            info!(error = &error as &dyn std::error::Error, "NAR could not be written");
+            info!(error = &error as &dyn std::error::Error, "a NAR could not be written");
             match error {
                 store::Error::NoRoom { .. } => Failure::NoRoom,
                 store::Error::Degraded(_)

@@ -274,3 +274,24 @@ async fn absent(inner: &Inner, key: StorePathHash, stored: Option<Box<StoredNarI
     inner.memory.absent.note(key, ());
     Answer::Absent
 }
+
+/// Withdraws the narinfo of a NAR that is nowhere to be had. `is_absent`: no upstream has the path
+/// with another NAR, so a narinfo that is left there is no promise either, for a moment.
+pub(super) async fn withdraw(inner: &Inner, name: NarName, is_absent: bool) {
+    match inner.store.lookup(name.key).await {
+        Ok(Some((stored, None))) if stored.narinfo.nar_hash == name.nar_hash => {
+            if let Err(error) = inner.store.withdraw_narinfo(name.key).await {
+                warn!(key = %name.key, error = &error as &dyn std::error::Error,
+                    "narinfo could not be withdrawn");
+                return;
+            }
+        }
+        // The NAR came here meanwhile, or another one is promised, or nothing is.
+        Ok(Some(_) | None) | Err(_) => return,
+    }
+    if is_absent {
+        inner.memory.absent.note(name.key, ());
+    }
+    inner.memory.confirmed.forget(&name.key);
+    inner.memory.forget_ready(name.key);
+}

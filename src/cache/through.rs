@@ -57,7 +57,10 @@ async fn run(
     let mut sources = Sources::new(Arc::clone(inner), name).await;
     let mut client = Client { pieces, begun: false };
     for _ in 0..ATTEMPTS_MAX {
-        let source = sources.next().await.ok_or(Failure::Cut)?;
+        let Some(source) = sources.next().await else {
+            sources.give_up().await;
+            return Err(Failure::Cut);
+        };
         let Some(opened) = sources.open(source.clone()).await else { continue };
         let form = transfer::form_of(inner, name, &opened);
         let cost = permits::cost_bytes(opened.codec, form, opened.source.narinfo.nar_size);
@@ -70,6 +73,7 @@ async fn run(
             }
             Err(failure) => {
                 debug!(nar = %name, ?failure, "fetch without a place to keep it failed");
+                sources.failed();
                 if failure == Failure::Unkeepable {
                     inner.memory.unkeepable.note(name.nar_hash, ());
                     sources.again(source);
