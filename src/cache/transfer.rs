@@ -103,10 +103,9 @@ fn check(
                 ingest::Error::Decode(error) if error.kind() == ErrorKind::UnexpectedEof => {
                     Failure::Cut
                 }
-                ingest::Error::TooShort { .. } => Failure::Cut,
+                ingest::Error::TooShort { .. } | ingest::Error::SourceGone => Failure::Cut,
                 ingest::Error::Decode(_) | ingest::Error::TooLong(_) => Failure::Wrong,
                 ingest::Error::NotKeepable(_) => Failure::Unkeepable,
-                ingest::Error::SourceGone => Failure::Cut,
                 ingest::Error::SinkGone | ingest::Error::Encode(_) | ingest::Error::Thread => {
                     Failure::Untaken
                 }
