@@ -19,6 +19,7 @@ mod open;
 mod tests;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,11 +46,18 @@ use http::Http;
 use s3::S3;
 
 /// How long we wait.
-const PATIENCE: Patience =
-    Patience { answer: Duration::from_secs(15), given_up: Duration::from_secs(5) };
+const PATIENCE: Patience = Patience {
+    slow: Duration::from_secs(2),
+    answer: Duration::from_secs(15),
+    given_up: Duration::from_secs(5),
+};
 
 /// Small questions in flight: a house's clients ask 25 at a time each.
 const SMALL_QUESTIONS_MAX: usize = 64;
+
+/// Small questions that took too long and run on, for the next who asks: a silent upstream must not
+/// hold the places of those that may be answered.
+const LATE_QUESTIONS_MAX: usize = 64;
 
 /// NARs in flight: more than the ingest's memory allows at once.
 const NARS_MAX: usize = 64;
@@ -85,12 +93,23 @@ enum Kind {
 /// The waits of an upstream.
 #[derive(Debug, Clone, Copy)]
 struct Patience {
+    /// A small question without an answer after this time counts as trouble at once, so that the
+    /// breaker knows a silent upstream before many clients have waited for it. An answer that comes
+    /// later is a success.
+    slow: Duration,
     /// A small question is answered whole within this time, and the head of a NAR comes: what
     /// takes longer is no use to a build any more.
     answer: Duration,
     /// A question that its asker gave up after this long without an answer counts as trouble;
     /// one given up sooner says nothing about the upstream.
     given_up: Duration,
+}
+
+/// Questions of one kind in flight.
+struct Places {
+    all: Arc<Semaphore>,
+    /// Where a question goes on that is slow; `None` where being slow is no trouble.
+    late: Option<Arc<Semaphore>>,
 }
 
 /// What all clones share.
@@ -102,8 +121,8 @@ struct Inner {
     patience: Patience,
     started: Instant,
     breaker: Mutex<Breaker>,
-    small: Arc<Semaphore>,
-    nars: Arc<Semaphore>,
+    small: Places,
+    nars: Places,
     metrics: Metrics,
     label: UpstreamLabel,
 }
@@ -126,8 +145,11 @@ impl Upstream {
             store_dir: store_dir.clone(),
             started: Instant::now(),
             breaker: Mutex::new(Breaker::new(Duration::ZERO)),
-            small: Arc::new(Semaphore::new(SMALL_QUESTIONS_MAX)),
-            nars: Arc::new(Semaphore::new(NARS_MAX)),
+            small: Places {
+                all: Arc::new(Semaphore::new(SMALL_QUESTIONS_MAX)),
+                late: Some(Arc::new(Semaphore::new(LATE_QUESTIONS_MAX))),
+            },
+            nars: Places { all: Arc::new(Semaphore::new(NARS_MAX)), late: None },
             metrics: metrics.clone(),
             label,
         };
@@ -270,26 +292,39 @@ impl Inner {
     /// Asks within bounds of number and time, and remembers how it went.
     async fn ask<T>(
         &self,
-        places: &Arc<Semaphore>,
+        places: &Places,
         asked: &Asked,
         question: impl Future<Output = Result<T, Error>>,
     ) -> Result<(T, OwnedSemaphorePermit), Error> {
         let busy = || Error::Busy { upstream: Arc::clone(&self.url) };
-        let permit = timeout(self.patience.answer, Arc::clone(places).acquire_owned()).await;
-        let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
+        let permit = timeout(self.patience.answer, Arc::clone(&places.all).acquire_owned()).await;
+        let mut permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
         if !self.breaker().admit(self.started.elapsed()) {
             return Err(Error::Resting { upstream: Arc::clone(&self.url) });
         }
-        let mut waiting = Waiting { inner: self, asked, since: Instant::now(), answered: false };
-        let answer = timeout(self.patience.answer, question).await;
+        let since = Instant::now();
+        let mut waiting = Waiting { inner: self, asked, since, answered: false, counted: false };
+        let mut question = pin!(question);
+        let Patience { slow, answer: in_all, .. } = self.patience;
+        let at_first = if places.late.is_some() { slow.min(in_all) } else { in_all };
+        let mut answer = timeout(at_first, &mut question).await;
+        if answer.is_err()
+            && let Some(late) = &places.late
+        {
+            waiting.count();
+            if let Ok(place) = Arc::clone(late).try_acquire_owned() {
+                permit = place;
+                answer = timeout(in_all.saturating_sub(at_first), question).await;
+            }
+        }
         waiting.answered = true;
         let took = waiting.since.elapsed().as_secs_f64();
         self.metrics.upstream_request_seconds.get_or_create(&self.label).observe(took);
-        let silent =
-            || Error::Silent { asked: asked.clone(), waited_s: self.patience.answer.as_secs() };
-        let answer = answer.unwrap_or_else(|_| Err(silent()));
+        let answer = answer.unwrap_or_else(|_| Err(waiting.silent()));
         match &answer {
             Ok(_) => self.record_success(),
+            // A question is one trouble, however many ways it goes wrong.
+            Err(error) if waiting.counted && error.verdict() == Some(HealthState::Down) => {}
             Err(error) => self.record_trouble(error),
         }
         answer.map(|answer| (answer, permit))
@@ -323,14 +358,26 @@ struct Waiting<'a> {
     asked: &'a Asked,
     since: Instant,
     answered: bool,
+    /// It was counted as trouble already.
+    counted: bool,
+}
+
+impl Waiting<'_> {
+    fn silent(&self) -> Error {
+        Error::Silent { asked: self.asked.clone(), waited_s: self.since.elapsed().as_secs() }
+    }
+
+    fn count(&mut self) {
+        self.counted = true;
+        self.inner.record_trouble(&self.silent());
+    }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let waited = self.since.elapsed();
-        if !self.answered && waited >= self.inner.patience.given_up {
-            let asked = self.asked.clone();
-            self.inner.record_trouble(&Error::Silent { asked, waited_s: waited.as_secs() });
+        let in_vain = self.since.elapsed() >= self.inner.patience.given_up;
+        if in_vain && !self.answered && !self.counted {
+            self.count();
         }
     }
 }
