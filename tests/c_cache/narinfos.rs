@@ -115,7 +115,11 @@ async fn a_question_that_was_answered_too_late_is_there_for_the_next_client() {
     lab.upstream.fault(".narinfo", Fault::Held(0));
     assert_eq!(lab.narinfo(&made).await, None);
     lab.upstream.release();
-    until("the narinfo that came late", SOON, async || lab.narinfo(&made).await).await;
+    until("the narinfo that came late", SOON, async || {
+        (lab.snowberry.figure("store", "narinfos").await == 1).then_some(())
+    })
+    .await;
+    assert!(lab.narinfo(&made).await.is_some());
     assert_eq!(lab.upstream.asked(&made.narinfo_url()), 1, "the question ran on");
 }
 
