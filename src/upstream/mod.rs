@@ -15,11 +15,13 @@ mod s3_url;
 mod s3;
 mod folder;
 mod open;
+mod waiting;
 #[cfg(test)]
 mod tests;
 
 use std::future::Future;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,6 +46,7 @@ use folder::Folder;
 use health::Breaker;
 use http::Http;
 use s3::S3;
+use waiting::Waiting;
 
 /// How long we wait.
 const PATIENCE: Patience = Patience {
@@ -121,6 +124,8 @@ struct Inner {
     patience: Patience,
     started: Instant,
     breaker: Mutex<Breaker>,
+    /// Its nix-cache-info names another store directory.
+    is_foreign: AtomicBool,
     small: Places,
     nars: Places,
     metrics: Metrics,
@@ -145,6 +150,7 @@ impl Upstream {
             store_dir: store_dir.clone(),
             started: Instant::now(),
             breaker: Mutex::new(Breaker::new(Duration::ZERO)),
+            is_foreign: AtomicBool::new(false),
             small: Places {
                 all: Arc::new(Semaphore::new(SMALL_QUESTIONS_MAX)),
                 late: Some(Arc::new(Semaphore::new(LATE_QUESTIONS_MAX))),
@@ -168,15 +174,25 @@ impl Upstream {
 
     /// How it is.
     pub fn health(&self) -> Health {
-        self.inner.breaker().health(self.inner.started.elapsed())
+        let health = self.inner.breaker().health(self.inner.started.elapsed());
+        if self.is_foreign() {
+            return Health { state: HealthState::Refusing, ..health };
+        }
+        health
     }
 
-    /// Whether the breaker would keep a question back now.
+    /// Whether it is not to be asked now: the breaker would keep a question back, or it is for
+    /// another store directory.
     pub fn is_resting(&self) -> bool {
-        self.inner.breaker().is_resting(self.inner.started.elapsed())
+        self.is_foreign() || self.inner.breaker().is_resting(self.inner.started.elapsed())
     }
 
-    /// Its `nix-cache-info`; a `StoreDir` that is not ours is an error.
+    fn is_foreign(&self) -> bool {
+        self.inner.is_foreign.load(Ordering::Relaxed)
+    }
+
+    /// Its `nix-cache-info`; a `StoreDir` that is not ours is an error, and then the upstream rests
+    /// until it says ours.
     pub async fn cache_info(&self) -> Result<CacheInfo, Error> {
         let inner = &self.inner;
         let upstream = || Arc::clone(&inner.url);
@@ -196,7 +212,13 @@ impl Upstream {
                 ours: inner.store_dir.as_str().into(),
             })
         };
-        inner.ask(&inner.small, &asked, question).await.map(|(info, _)| info)
+        let answer = inner.ask(&inner.small, &asked, question).await.map(|(info, _)| info);
+        match &answer {
+            Ok(_) => inner.is_foreign.store(false, Ordering::Relaxed),
+            Err(Error::StoreDir { .. }) => inner.is_foreign.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+        answer
     }
 
     /// The narinfo's text (at most `NARINFO_LEN_MAX` bytes, any Content-Encoding undone), `None`
@@ -349,35 +371,5 @@ impl Inner {
         let is_up = breaker.health(now).state == HealthState::Up;
         drop(breaker);
         self.metrics.upstream_up.get_or_create(&self.label).set(i64::from(is_up));
-    }
-}
-
-/// A question on its way. Dropped before its answer, it tells how long the asker waited in vain.
-struct Waiting<'a> {
-    inner: &'a Inner,
-    asked: &'a Asked,
-    since: Instant,
-    answered: bool,
-    /// It was counted as trouble already.
-    counted: bool,
-}
-
-impl Waiting<'_> {
-    fn silent(&self) -> Error {
-        Error::Silent { asked: self.asked.clone(), waited_s: self.since.elapsed().as_secs() }
-    }
-
-    fn count(&mut self) {
-        self.counted = true;
-        self.inner.record_trouble(&self.silent());
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let in_vain = self.since.elapsed() >= self.inner.patience.given_up;
-        if in_vain && !self.answered && !self.counted {
-            self.count();
-        }
     }
 }
