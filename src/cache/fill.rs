@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::ingest::Ingested;
@@ -21,8 +21,10 @@ use crate::store::{self, Finished, Growing, HeldNar, NarWriter, Origin};
 /// Fills in flight at once. Permits bound those that work; this bounds those that wait for one.
 const FILLS_MAX: usize = 256;
 
-/// How long a client waits for the first byte: Nix's own patience is 300 s, but a person's is not.
-const START_WAIT: Duration = Duration::from_secs(40);
+/// How long a client waits for the first byte, whatever it is that it waits for (a place, memory,
+/// one source after the other): Nix's own patience is 300 s, but a person's is not. 1 s below the
+/// 30 s that we promise ourselves, for the way to the client.
+const START_WAIT: Duration = Duration::from_secs(29);
 
 /// Sources that are tried for one fill before it is given up.
 const ATTEMPTS_MAX: usize = 6;
@@ -61,10 +63,11 @@ pub(super) struct Fill {
 
 /// Follows the fill of this NAR, which begins now unless it runs already.
 pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
+    let deadline = Instant::now() + START_WAIT;
     let Some(fill) = join(inner, name) else { return NarAnswer::Absent };
     let follower = Follower::new(fill.followers);
     let mut phase = fill.phase;
-    let begun = timeout(START_WAIT, phase.wait_for(|phase| !matches!(phase, Phase::Starting)));
+    let begun = timeout_at(deadline, phase.wait_for(|phase| !matches!(phase, Phase::Starting)));
     let begun = match begun.await {
         Ok(Ok(begun)) => begun.clone(),
         Ok(Err(_)) | Err(_) => return NarAnswer::Absent,
@@ -72,7 +75,7 @@ pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
     match begun {
         Phase::Growing(growing) => NarAnswer::Filling(NarStream::follow(growing, phase, follower)),
         Phase::Held(held) => NarAnswer::Filled(held),
-        Phase::NoRoom => through::fetch(inner, name).await,
+        Phase::NoRoom => through::fetch(inner, name, deadline).await,
         Phase::Starting | Phase::Failed => NarAnswer::Absent,
     }
 }
@@ -132,7 +135,10 @@ impl Filling {
         }
         let mut sources = Sources::new(Arc::clone(inner), *name).await;
         for _ in 0..ATTEMPTS_MAX {
-            let Some(source) = sources.next().await else { return Phase::Failed };
+            let Some(source) = sources.next().await else {
+                sources.give_up().await;
+                return Phase::Failed;
+            };
             match Box::pin(self.attempt(&mut sources, source)).await {
                 Attempt::Done(held) => return Phase::Held(held),
                 Attempt::NoRoom => return Phase::NoRoom,
@@ -181,6 +187,7 @@ impl Filling {
         source: Source,
     ) -> Attempt {
         let memory = &self.inner.memory;
+        sources.failed();
         match failure {
             Failure::NoRoom => memory.no_room.note(self.name.nar_hash, ()),
             Failure::Unkeepable => {
@@ -255,7 +262,7 @@ impl Keeping<'_> {
 impl Sink for Keeping<'_> {
     async fn put(&mut self, bytes: Bytes) -> Result<(), Failure> {
         self.writer.append(bytes).await.map_err(|error| {
-            info!(error = &error as &dyn std::error::Error, "NAR could not be written");
+            info!(error = &error as &dyn std::error::Error, "a NAR could not be written");
             match error {
                 store::Error::NoRoom { .. } => Failure::NoRoom,
                 store::Error::Degraded(_)

@@ -3,7 +3,8 @@
 //! A narinfo: [`narinfo`] looks into [`memory`] and the store, and asks upstreams ([`ask`]) whom it
 //! trusts as [`trust`] says; [`prefetch`] asks ahead. A NAR: held, or a [`fill`], which finds
 //! [`sources`] and moves one of them ([`transfer`], [`stall`]) through the [`ingest`] under a
-//! permit ([`permits`]) into the store; with no room, [`through`]. The rest: [`documents`].
+//! permit ([`permits`]) into the store; with no room, [`through`]. The rest: [`documents`], and
+//! [`greet`], the first contact with each upstream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +32,7 @@ mod stall;
 mod permits;
 mod through;
 mod documents;
+mod greet;
 pub(crate) mod ingest;
 
 #[cfg(test)]
@@ -109,7 +111,8 @@ struct Inner {
     upstreams: Vec<Upstream>,
     metrics: Metrics,
     memory: Memory,
-    questions: Mutex<HashMap<StorePathHash, narinfo::Running>>,
+    questions: Mutex<HashMap<StorePathHash, narinfo::Latest>>,
+    question_places: Arc<Semaphore>,
     prefetch: Prefetch,
     fills: Mutex<HashMap<NarHash, fill::Fill>>,
     permits: Permits,
@@ -132,9 +135,12 @@ impl Inner {
 }
 
 impl Cache {
-    /// Opens the door. The order of the upstreams is their priority.
+    /// Opens the door, and asks each upstream in the background whether it is a cache for us. The
+    /// order of the upstreams is their priority.
     pub fn new(config: Config, store: Store, upstreams: Vec<Upstream>, metrics: Metrics) -> Self {
-        Self::patient(config, store, upstreams, metrics, PATIENCE)
+        let cache = Self::patient(config, store, upstreams, metrics, PATIENCE);
+        greet::all(&cache.inner);
+        cache
     }
 
     fn patient(
@@ -152,6 +158,7 @@ impl Cache {
             metrics,
             memory: Memory::new(),
             questions: Mutex::default(),
+            question_places: Arc::new(Semaphore::new(narinfo::QUESTIONS_MAX)),
             prefetch: Prefetch::default(),
             fills: Mutex::default(),
             permits: Permits::new(config.codec_memory_bytes),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, warn};
 
@@ -25,7 +25,7 @@ const UPSTREAM_WAIT: Duration = Duration::from_secs(2);
 const QUESTION_WAIT: Duration = Duration::from_secs(15);
 
 /// Questions under way at once, ours and those asked ahead. A client asks 25 at a time.
-const QUESTIONS_MAX: usize = 1024;
+pub(super) const QUESTIONS_MAX: usize = 1024;
 
 /// How a question ended.
 #[derive(Debug, Clone)]
@@ -40,6 +40,20 @@ pub(super) enum Answer {
 
 /// Where a question stands: `None` while it runs.
 pub(super) type Running = watch::Receiver<Option<Answer>>;
+
+/// The latest question for a key. Earlier ones may run still, for whoever comes after their answer.
+pub(super) struct Latest {
+    running: Running,
+    began: Instant,
+}
+
+impl Latest {
+    /// Whether an answer may come in time still for one who asks now. What takes longer may be
+    /// dead, and the upstream well again: that one asks anew.
+    fn is_fresh(&self) -> bool {
+        self.began.elapsed() < UPSTREAM_WAIT
+    }
+}
 
 /// What is known without asking anybody.
 pub(super) enum Local {
@@ -66,7 +80,8 @@ pub(super) async fn answer(inner: &Arc<Inner>, key: StorePathHash) -> Outcome<By
             Some(Answer::Found(narinfo)) => Outcome::Miss(narinfo.clone()),
             Some(Answer::Absent | Answer::Trouble) | None => Outcome::Absent,
         },
-        Ok(Err(_)) | Err(_) => Outcome::Absent,
+        // An earlier question may have been answered meanwhile.
+        Ok(Err(_)) | Err(_) => inner.memory.ready(key).map_or(Outcome::Absent, Outcome::Miss),
     }
 }
 
@@ -100,28 +115,29 @@ pub(super) async fn local(inner: &Inner, key: StorePathHash) -> Local {
     }
 }
 
-/// Asks the upstreams, or joins those who ask already; `None` when too many questions run.
+/// Asks the upstreams, or joins those who just did; `None` when too many questions run. For a key
+/// that nobody answers there is one question every two seconds, each for its time.
 pub(super) fn question(
     inner: &Arc<Inner>,
     key: StorePathHash,
     stored: Option<Box<StoredNarInfo>>,
 ) -> Option<Running> {
     let mut questions = locked(&inner.questions);
-    if let Some(running) = questions.get(&key) {
-        return Some(running.clone());
+    let latest = questions.get(&key);
+    if let Some(latest) = latest.filter(|latest| latest.is_fresh()) {
+        return Some(latest.running.clone());
     }
     // An answer is ready before its question leaves the list: who looked just too early for the one
     // and comes too late for the other finds it here.
     if let Some(narinfo) = inner.memory.ready(key) {
         return Some(watch::channel(Some(Answer::Found(narinfo))).1);
     }
-    if questions.len() >= QUESTIONS_MAX || inner.closing.is_cancelled() {
-        return None;
-    }
+    let place = Arc::clone(&inner.question_places).try_acquire_owned();
+    let place = place.ok().filter(|_| !inner.closing.is_cancelled())?;
     let (told, running) = watch::channel(None);
-    questions.insert(key, running.clone());
+    questions.insert(key, Latest { running: running.clone(), began: Instant::now() });
     drop(questions);
-    let asking = Asking { inner: Arc::clone(inner), key };
+    let asking = Asking { inner: Arc::clone(inner), key, running: running.clone(), _place: place };
     inner.tasks.spawn(async move {
         let closing = asking.inner.closing.clone();
         let asked = timeout(QUESTION_WAIT, ask_all(&asking.inner, key, stored));
@@ -136,16 +152,21 @@ pub(super) fn question(
     Some(running)
 }
 
-/// A question in the list, taken off it however it ends.
+/// A question in the list, taken off it however it ends, unless a later one took its place.
 struct Asking {
     inner: Arc<Inner>,
     key: StorePathHash,
+    running: Running,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Asking {
     fn drop(&mut self) {
         let mut questions = locked(&self.inner.questions);
-        questions.remove(&self.key);
+        let latest = questions.get(&self.key);
+        if latest.is_some_and(|latest| latest.running.same_channel(&self.running)) {
+            questions.remove(&self.key);
+        }
     }
 }
 
@@ -254,6 +275,10 @@ pub(super) async fn keep(
 /// Nobody has it: remembered for a moment, and what was promised is withdrawn, unless its NAR has
 /// come here meanwhile.
 async fn absent(inner: &Inner, key: StorePathHash, stored: Option<Box<StoredNarInfo>>) -> Answer {
+    // A later question found it: this one's word is old.
+    if inner.memory.confirmed.holds(&key) {
+        return Answer::Trouble;
+    }
     if stored.is_some() {
         match inner.store.lookup(key).await {
             Ok(Some((stored, Some(held)))) => {
@@ -273,4 +298,25 @@ async fn absent(inner: &Inner, key: StorePathHash, stored: Option<Box<StoredNarI
     }
     inner.memory.absent.note(key, ());
     Answer::Absent
+}
+
+/// Withdraws the narinfo of a NAR that is nowhere to be had. `is_absent`: no upstream has the path
+/// with another NAR, so a narinfo that is left there is no promise either, for a moment.
+pub(super) async fn withdraw(inner: &Inner, name: NarName, is_absent: bool) {
+    match inner.store.lookup(name.key).await {
+        Ok(Some((stored, None))) if stored.narinfo.nar_hash == name.nar_hash => {
+            if let Err(error) = inner.store.withdraw_narinfo(name.key).await {
+                warn!(key = %name.key, error = &error as &dyn std::error::Error,
+                    "narinfo could not be withdrawn");
+                return;
+            }
+        }
+        // The NAR came here meanwhile, or another one is promised, or nothing is.
+        Ok(Some(_) | None) | Err(_) => return,
+    }
+    if is_absent {
+        inner.memory.absent.note(name.key, ());
+    }
+    inner.memory.confirmed.forget(&name.key);
+    inner.memory.forget_ready(name.key);
 }

@@ -7,20 +7,23 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::time::timeout;
-use tracing::{debug, info};
+use tracing::info;
 
 use super::ask::Said;
 use super::ingest::{Codec, SNIFF_LEN, sniff};
 use super::{Inner, narinfo};
 use crate::nix::{NarInfo, NarName};
 use crate::store::StoredNarInfo;
-use crate::upstream::{NarBody, Resume, Upstream};
+use crate::upstream::{self, NarBody, Resume, Upstream};
 
 /// For one upstream's narinfo while a client waits for the NAR.
 const NARINFO_WAIT: Duration = Duration::from_secs(5);
 
 /// Other paths with the same NAR whose narinfos are looked at.
 const PATHS_MAX: usize = 4;
+
+/// Paths whose promises of a NAR that is nowhere are confirmed anew.
+const PROMISES_MAX: usize = 64;
 
 /// One place where the NAR is said to be.
 #[derive(Clone)]
@@ -51,6 +54,10 @@ pub(super) struct Sources {
     tried: Vec<(Arc<str>, String)>,
     /// Whether the narinfo of the name's key is kept here.
     known: bool,
+    /// Whether a source did not answer, or not with the file: then it may still have the NAR.
+    in_trouble: bool,
+    /// Whether an upstream has the path with another NAR.
+    other_nar: bool,
 }
 
 impl Sources {
@@ -63,6 +70,8 @@ impl Sources {
             asked: 0,
             tried: Vec::new(),
             known: false,
+            in_trouble: false,
+            other_nar: false,
         };
         if let Ok(Some((stored, _))) = sources.inner.store.lookup(name.key).await {
             sources.known = true;
@@ -108,10 +117,11 @@ impl Sources {
             };
             let place = (Arc::clone(source.upstream.url()), source.narinfo.url.clone());
             let wrong = (Arc::clone(source.upstream.url()), self.name.nar_hash);
-            if source.upstream.is_resting()
-                || self.tried.contains(&place)
-                || self.inner.memory.wrong.holds(&wrong)
-            {
+            if self.tried.contains(&place) {
+                continue;
+            }
+            if source.upstream.is_resting() || self.inner.memory.wrong.holds(&wrong) {
+                self.in_trouble = true;
                 continue;
             }
             self.tried.push(place);
@@ -126,8 +136,17 @@ impl Sources {
         self.asked += 1;
         let NarName { nar_hash, key } = self.name;
         let asking = narinfo::ask_one(&self.inner, &upstream, key, Some(nar_hash));
-        let Ok(Said::Found(stored)) = timeout(NARINFO_WAIT, Box::pin(asking)).await else {
-            return Some(None);
+        let stored = match timeout(NARINFO_WAIT, Box::pin(asking)).await {
+            Ok(Said::Found(stored)) => stored,
+            Ok(Said::Other(_)) => {
+                self.other_nar = true;
+                return Some(None);
+            }
+            Ok(Said::Absent) => return Some(None),
+            Ok(Said::Trouble) | Err(_) => {
+                self.in_trouble = true;
+                return Some(None);
+            }
         };
         let narinfo = stored.narinfo.clone();
         if !self.known {
@@ -138,31 +157,43 @@ impl Sources {
     }
 
     /// Asks for the file and looks at its first bytes; `None` when it cannot be had there.
-    pub(super) async fn open(&self, source: Source) -> Option<Opened> {
-        let url = &source.narinfo.url;
+    pub(super) async fn open(&mut self, source: Source) -> Option<Opened> {
+        let upstream = Arc::clone(source.upstream.url());
         let silence = self.inner.patience.silence;
-        let mut body = match timeout(silence, source.upstream.nar(url, None)).await {
-            Ok(Ok(Some(body))) => body,
+        let why = match timeout(silence, open(source)).await {
+            Ok(Ok(Some(opened))) => return Some(opened),
             Ok(Ok(None)) => {
-                info!(upstream = %source.upstream.url(), url, "NAR is missing");
+                info!(%upstream, nar = %self.name, "the NAR file is missing");
                 return None;
             }
-            Ok(Err(error)) => {
-                debug!(upstream = %source.upstream.url(), url,
-                    error = &error as &dyn std::error::Error, "NAR could not be fetched");
-                return None;
-            }
-            Err(_) => return None,
+            Ok(Err(unusable)) => unusable.to_string(),
+            Err(_) => "nothing came in time".to_owned(),
         };
-        let etag = body.etag().map(ToOwned::to_owned);
-        let (head, ended) = read_head(&mut body, silence).await?;
-        let Some(codec) = sniff(source.narinfo.compression, &head) else {
-            info!(upstream = %source.upstream.url(), url, "the NAR file begins with no known codec");
-            let wrong = (Arc::clone(source.upstream.url()), self.name.nar_hash);
-            self.inner.memory.wrong.note(wrong, ());
-            return None;
-        };
-        Some(Opened { source, codec, head, body: (!ended).then_some(body), etag })
+        info!(%upstream, nar = %self.name, why, "the NAR file could not be opened");
+        self.in_trouble = true;
+        None
+    }
+
+    /// A source answered, but the NAR did not come whole: it may still be there.
+    pub(super) const fn failed(&mut self) {
+        self.in_trouble = true;
+    }
+
+    /// There is no next place. Unless one that may have the NAR is in trouble, it is nowhere, and
+    /// a promise that nobody can keep is not repeated: this path's is withdrawn, that of another
+    /// path with the same NAR is confirmed first from now on.
+    pub(super) async fn give_up(&self) {
+        let Self { inner, name, .. } = self;
+        if self.in_trouble {
+            return;
+        }
+        info!(nar = %name, "the NAR is nowhere to be had");
+        let others = inner.store.paths_of(name.nar_hash, PROMISES_MAX).await;
+        for key in others.unwrap_or_default() {
+            inner.memory.confirmed.forget(&key);
+            inner.memory.forget_ready(key);
+        }
+        narinfo::withdraw(inner, *name, !self.other_nar).await;
     }
 
     /// Goes on where a transfer stopped.
@@ -178,21 +209,40 @@ impl Sources {
     }
 }
 
+/// Why a file that is there is of no use this time. It is asked again by the next client: only
+/// bytes that went through to the end and are not the NAR are remembered.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    #[error("it begins with no known codec")]
+    NoCodec,
+}
+
+async fn open(source: Source) -> Result<Option<Opened>, Unusable> {
+    let Some(mut body) = source.upstream.nar(&source.narinfo.url, None).await? else {
+        return Ok(None);
+    };
+    let etag = body.etag().map(ToOwned::to_owned);
+    let (head, ended) = read_head(&mut body).await?;
+    let codec = sniff(source.narinfo.compression, &head).ok_or(Unusable::NoCodec)?;
+    Ok(Some(Opened { source, codec, head, body: (!ended).then_some(body), etag }))
+}
+
 /// The first bytes, as many as are looked at, and whether they were all.
-async fn read_head(body: &mut NarBody, silence: Duration) -> Option<(Bytes, bool)> {
+async fn read_head(body: &mut NarBody) -> Result<(Bytes, bool), upstream::Error> {
     let mut head = BytesMut::new();
     loop {
-        match timeout(silence, body.chunk()).await {
+        match body.chunk().await? {
             // Mostly the first chunk is enough, and is passed on without a copy.
-            Ok(Ok(Some(bytes))) if head.is_empty() && bytes.len() >= SNIFF_LEN => {
-                return Some((bytes, false));
+            Some(bytes) if head.is_empty() && bytes.len() >= SNIFF_LEN => {
+                return Ok((bytes, false));
             }
-            Ok(Ok(Some(bytes))) => head.extend_from_slice(&bytes),
-            Ok(Ok(None)) => return Some((head.freeze(), true)),
-            Ok(Err(_)) | Err(_) => return None,
+            Some(bytes) => head.extend_from_slice(&bytes),
+            None => return Ok((head.freeze(), true)),
         }
         if head.len() >= SNIFF_LEN {
-            return Some((head.freeze(), false));
+            return Ok((head.freeze(), false));
         }
     }
 }

@@ -2,11 +2,10 @@
 //! kept nowhere.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::sources::Sources;
@@ -18,17 +17,15 @@ use crate::nix::NarName;
 /// Misses that stream through at once: each is a fetch and an unpacking for one client alone.
 pub(super) const THROUGH_MAX: usize = 4;
 
-/// How long a client waits for the first byte.
-const START_WAIT: Duration = Duration::from_secs(40);
-
 /// Pieces between the ingest and the client: it sets the pace.
 const PIECES: usize = 2;
 
 /// Sources that are tried.
 const ATTEMPTS_MAX: usize = 3;
 
-/// Fetches the NAR for this client alone; absent when too many do so.
-pub(super) async fn fetch(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
+/// Fetches the NAR for this client alone; absent when too many do so, or when nothing has come by
+/// the deadline.
+pub(super) async fn fetch(inner: &Arc<Inner>, name: NarName, deadline: Instant) -> NarAnswer {
     let Ok(place) = Arc::clone(&inner.through).try_acquire_owned() else {
         return NarAnswer::Absent;
     };
@@ -43,7 +40,7 @@ pub(super) async fn fetch(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
         drop(place);
     });
     // The first piece is waited for: while there is none, "not here" is the cheapest answer.
-    match timeout(START_WAIT, coming.recv()).await {
+    match timeout_at(deadline, coming.recv()).await {
         Ok(Some(first)) => NarAnswer::Filling(NarStream::through(first, coming)),
         Ok(None) | Err(_) => NarAnswer::Absent,
     }
@@ -57,7 +54,10 @@ async fn run(
     let mut sources = Sources::new(Arc::clone(inner), name).await;
     let mut client = Client { pieces, begun: false };
     for _ in 0..ATTEMPTS_MAX {
-        let source = sources.next().await.ok_or(Failure::Cut)?;
+        let Some(source) = sources.next().await else {
+            sources.give_up().await;
+            return Err(Failure::Cut);
+        };
         let Some(opened) = sources.open(source.clone()).await else { continue };
         let form = transfer::form_of(inner, name, &opened);
         let cost = permits::cost_bytes(opened.codec, form, opened.source.narinfo.nar_size);
@@ -70,6 +70,7 @@ async fn run(
             }
             Err(failure) => {
                 debug!(nar = %name, ?failure, "fetch without a place to keep it failed");
+                sources.failed();
                 if failure == Failure::Unkeepable {
                     inner.memory.unkeepable.note(name.nar_hash, ());
                     sources.again(source);

@@ -1,6 +1,7 @@
 //! One transfer: an opened source, through the ingest, into the store or straight to a client.
 //! Stalls are mended on the way where they can be.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ pub(super) async fn run(
     let checked = moved.and_then(|()| check(name, nar_size, ingested));
     if checked.as_ref().err() == Some(&Failure::Wrong) {
         for source in &feeding.used {
-            warn!(upstream = %source.upstream.url(), nar = %name, "the NAR has wrong bytes");
+            warn!(upstream = %source.upstream.url(), nar = %name, "a NAR has wrong bytes");
             let wrong = (Arc::clone(source.upstream.url()), name.nar_hash);
             inner.memory.wrong.note(wrong, ());
         }
@@ -98,11 +99,13 @@ fn check(
         Err(error) => {
             info!(nar = %name, error = &error as &dyn std::error::Error, "ingest failed");
             Err(match error {
-                ingest::Error::Decode(_)
-                | ingest::Error::TooLong(_)
-                | ingest::Error::TooShort { .. } => Failure::Wrong,
+                // A file that ends early is one that was cut, whatever its length promised.
+                ingest::Error::Decode(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                    Failure::Cut
+                }
+                ingest::Error::TooShort { .. } | ingest::Error::SourceGone => Failure::Cut,
+                ingest::Error::Decode(_) | ingest::Error::TooLong(_) => Failure::Wrong,
                 ingest::Error::NotKeepable(_) => Failure::Unkeepable,
-                ingest::Error::SourceGone => Failure::Cut,
                 ingest::Error::SinkGone | ingest::Error::Encode(_) | ingest::Error::Thread => {
                     Failure::Untaken
                 }
@@ -189,7 +192,7 @@ impl Feeding<'_> {
                 }
                 Ok(Err(_)) | Err(_) => {}
             }
-            info!(upstream = %source.upstream.url(), offset, resumed, "NAR transfer stalled");
+            info!(upstream = %source.upstream.url(), offset, resumed, "the transfer of a NAR stalled");
             drop(body);
             let again = if resumed {
                 None

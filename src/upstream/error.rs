@@ -143,8 +143,9 @@ pub enum Error {
         /// Why.
         source: Arc<io::Error>,
     },
-    /// It has no nix-cache-info: a mount point without its disk, or no cache at all.
-    #[error("{upstream} has no nix-cache-info: is it mounted, and is it a Nix cache?")]
+    /// It has no nix-cache-info: a mount point without its disk, a bucket that denies us
+    /// everything, or no cache at all.
+    #[error("{upstream} has no nix-cache-info: is it mounted, may we read it, is it a Nix cache?")]
     NotACache {
         /// The upstream's URL without user data.
         upstream: Arc<str>,

@@ -15,10 +15,13 @@ mod s3_url;
 mod s3;
 mod folder;
 mod open;
+mod waiting;
 #[cfg(test)]
 mod tests;
 
 use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -43,13 +46,21 @@ use folder::Folder;
 use health::Breaker;
 use http::Http;
 use s3::S3;
+use waiting::Waiting;
 
 /// How long we wait.
-const PATIENCE: Patience =
-    Patience { answer: Duration::from_secs(15), given_up: Duration::from_secs(5) };
+const PATIENCE: Patience = Patience {
+    slow: Duration::from_secs(2),
+    answer: Duration::from_secs(15),
+    given_up: Duration::from_secs(5),
+};
 
 /// Small questions in flight: a house's clients ask 25 at a time each.
 const SMALL_QUESTIONS_MAX: usize = 64;
+
+/// Small questions that took too long and run on, for the next who asks: a silent upstream must not
+/// hold the places of those that may be answered.
+const LATE_QUESTIONS_MAX: usize = 64;
 
 /// NARs in flight: more than the ingest's memory allows at once.
 const NARS_MAX: usize = 64;
@@ -85,12 +96,23 @@ enum Kind {
 /// The waits of an upstream.
 #[derive(Debug, Clone, Copy)]
 struct Patience {
+    /// A small question without an answer after this time counts as trouble at once, so that the
+    /// breaker knows a silent upstream before many clients have waited for it. An answer that comes
+    /// later is a success.
+    slow: Duration,
     /// A small question is answered whole within this time, and the head of a NAR comes: what
     /// takes longer is no use to a build any more.
     answer: Duration,
     /// A question that its asker gave up after this long without an answer counts as trouble;
     /// one given up sooner says nothing about the upstream.
     given_up: Duration,
+}
+
+/// Questions of one kind in flight.
+struct Places {
+    all: Arc<Semaphore>,
+    /// Where a question goes on that is slow; `None` where being slow is no trouble.
+    late: Option<Arc<Semaphore>>,
 }
 
 /// What all clones share.
@@ -102,8 +124,10 @@ struct Inner {
     patience: Patience,
     started: Instant,
     breaker: Mutex<Breaker>,
-    small: Arc<Semaphore>,
-    nars: Arc<Semaphore>,
+    /// Its nix-cache-info names another store directory.
+    is_foreign: AtomicBool,
+    small: Places,
+    nars: Places,
     metrics: Metrics,
     label: UpstreamLabel,
 }
@@ -126,8 +150,12 @@ impl Upstream {
             store_dir: store_dir.clone(),
             started: Instant::now(),
             breaker: Mutex::new(Breaker::new(Duration::ZERO)),
-            small: Arc::new(Semaphore::new(SMALL_QUESTIONS_MAX)),
-            nars: Arc::new(Semaphore::new(NARS_MAX)),
+            is_foreign: AtomicBool::new(false),
+            small: Places {
+                all: Arc::new(Semaphore::new(SMALL_QUESTIONS_MAX)),
+                late: Some(Arc::new(Semaphore::new(LATE_QUESTIONS_MAX))),
+            },
+            nars: Places { all: Arc::new(Semaphore::new(NARS_MAX)), late: None },
             metrics: metrics.clone(),
             label,
         };
@@ -146,15 +174,25 @@ impl Upstream {
 
     /// How it is.
     pub fn health(&self) -> Health {
-        self.inner.breaker().health(self.inner.started.elapsed())
+        let health = self.inner.breaker().health(self.inner.started.elapsed());
+        if self.is_foreign() {
+            return Health { state: HealthState::Refusing, ..health };
+        }
+        health
     }
 
-    /// Whether the breaker would keep a question back now.
+    /// Whether it is not to be asked now: the breaker would keep a question back, or it is for
+    /// another store directory.
     pub fn is_resting(&self) -> bool {
-        self.inner.breaker().is_resting(self.inner.started.elapsed())
+        self.is_foreign() || self.inner.breaker().is_resting(self.inner.started.elapsed())
     }
 
-    /// Its `nix-cache-info`; a `StoreDir` that is not ours is an error.
+    fn is_foreign(&self) -> bool {
+        self.inner.is_foreign.load(Ordering::Relaxed)
+    }
+
+    /// Its `nix-cache-info`; a `StoreDir` that is not ours is an error, and then the upstream rests
+    /// until it says ours.
     pub async fn cache_info(&self) -> Result<CacheInfo, Error> {
         let inner = &self.inner;
         let upstream = || Arc::clone(&inner.url);
@@ -174,7 +212,13 @@ impl Upstream {
                 ours: inner.store_dir.as_str().into(),
             })
         };
-        inner.ask(&inner.small, &asked, question).await.map(|(info, _)| info)
+        let answer = inner.ask(&inner.small, &asked, question).await.map(|(info, _)| info);
+        match &answer {
+            Ok(_) => inner.is_foreign.store(false, Ordering::Relaxed),
+            Err(Error::StoreDir { .. }) => inner.is_foreign.store(true, Ordering::Relaxed),
+            Err(_) => {}
+        }
+        answer
     }
 
     /// The narinfo's text (at most `NARINFO_LEN_MAX` bytes, any Content-Encoding undone), `None`
@@ -270,26 +314,39 @@ impl Inner {
     /// Asks within bounds of number and time, and remembers how it went.
     async fn ask<T>(
         &self,
-        places: &Arc<Semaphore>,
+        places: &Places,
         asked: &Asked,
         question: impl Future<Output = Result<T, Error>>,
     ) -> Result<(T, OwnedSemaphorePermit), Error> {
         let busy = || Error::Busy { upstream: Arc::clone(&self.url) };
-        let permit = timeout(self.patience.answer, Arc::clone(places).acquire_owned()).await;
-        let permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
+        let permit = timeout(self.patience.answer, Arc::clone(&places.all).acquire_owned()).await;
+        let mut permit = permit.map_err(|_| busy())?.map_err(|_| busy())?;
         if !self.breaker().admit(self.started.elapsed()) {
             return Err(Error::Resting { upstream: Arc::clone(&self.url) });
         }
-        let mut waiting = Waiting { inner: self, asked, since: Instant::now(), answered: false };
-        let answer = timeout(self.patience.answer, question).await;
+        let since = Instant::now();
+        let mut waiting = Waiting { inner: self, asked, since, answered: false, counted: false };
+        let mut question = pin!(question);
+        let Patience { slow, answer: in_all, .. } = self.patience;
+        let at_first = if places.late.is_some() { slow.min(in_all) } else { in_all };
+        let mut answer = timeout(at_first, &mut question).await;
+        if answer.is_err()
+            && let Some(late) = &places.late
+        {
+            waiting.count();
+            if let Ok(place) = Arc::clone(late).try_acquire_owned() {
+                permit = place;
+                answer = timeout(in_all.saturating_sub(at_first), question).await;
+            }
+        }
         waiting.answered = true;
         let took = waiting.since.elapsed().as_secs_f64();
         self.metrics.upstream_request_seconds.get_or_create(&self.label).observe(took);
-        let silent =
-            || Error::Silent { asked: asked.clone(), waited_s: self.patience.answer.as_secs() };
-        let answer = answer.unwrap_or_else(|_| Err(silent()));
+        let answer = answer.unwrap_or_else(|_| Err(waiting.silent()));
         match &answer {
             Ok(_) => self.record_success(),
+            // A question is one trouble, however many ways it goes wrong.
+            Err(error) if waiting.counted && error.verdict() == Some(HealthState::Down) => {}
             Err(error) => self.record_trouble(error),
         }
         answer.map(|answer| (answer, permit))
@@ -314,23 +371,5 @@ impl Inner {
         let is_up = breaker.health(now).state == HealthState::Up;
         drop(breaker);
         self.metrics.upstream_up.get_or_create(&self.label).set(i64::from(is_up));
-    }
-}
-
-/// A question on its way. Dropped before its answer, it tells how long the asker waited in vain.
-struct Waiting<'a> {
-    inner: &'a Inner,
-    asked: &'a Asked,
-    since: Instant,
-    answered: bool,
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        let waited = self.since.elapsed();
-        if !self.answered && waited >= self.inner.patience.given_up {
-            let asked = self.asked.clone();
-            self.inner.record_trouble(&Error::Silent { asked, waited_s: waited.as_secs() });
-        }
     }
 }

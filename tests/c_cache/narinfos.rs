@@ -115,7 +115,11 @@ async fn a_question_that_was_answered_too_late_is_there_for_the_next_client() {
     lab.upstream.fault(".narinfo", Fault::Held(0));
     assert_eq!(lab.narinfo(&made).await, None);
     lab.upstream.release();
-    until("the narinfo that came late", SOON, async || lab.narinfo(&made).await).await;
+    until("the narinfo that came late", SOON, async || {
+        (lab.snowberry.figure("store", "narinfos").await == 1).then_some(())
+    })
+    .await;
+    assert!(lab.narinfo(&made).await.is_some());
     assert_eq!(lab.upstream.asked(&made.narinfo_url()), 1, "the question ran on");
 }
 
@@ -149,4 +153,35 @@ async fn the_listing_of_a_stored_nar_is_made_here() {
     let listing: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
     assert_eq!(listing["root"]["entries"]["file"]["size"], 50_000);
     assert_eq!(lab.upstream.asked(".ls"), 0);
+}
+
+#[tokio::test]
+async fn an_upstream_for_another_store_directory_is_told_and_never_asked() {
+    let made = Made::noise("of-another-store", 1_000);
+    let cache = MadeCache::of([&made]);
+    let (first, second) =
+        (Scripted::serve(cache.root()).await, Scripted::serve(cache.root()).await);
+    first.put("/nix-cache-info", "StoreDir: /gnu/store\n");
+    let key = made::public_key();
+    let settings = Settings::new().upstream(&first.url(), &key).upstream(&second.url(), &key);
+    let snowberry = settings.start().await;
+    snowberry.log_line(&["WARN", "/gnu/store"], SOON).await;
+    let told = snowberry.status().await["upstreams"][0].clone();
+    assert_eq!(told["state"], "refusing");
+    assert!(told["last_error"].as_str().unwrap().contains("/gnu/store"), "{told}");
+    fetch(&snowberry, &made).await;
+    assert_eq!((first.asked(".narinfo"), first.asked("/nar/")), (0, 0));
+}
+
+#[tokio::test]
+async fn an_upstream_that_denies_everything_is_told_at_the_start() {
+    let made = Made::noise("denied", 1_000);
+    let cache = MadeCache::of([&made]);
+    let upstream = Scripted::serve(cache.root()).await;
+    upstream.fault("/", Fault::S3(403, "AccessDenied"));
+    let snowberry = Settings::new().upstream(&upstream.url(), &made::public_key()).start().await;
+    snowberry.log_line(&["WARN", "nix-cache-info"], SOON).await;
+    assert_eq!(narinfo(&snowberry, &made).await, None);
+    let told = snowberry.status().await["upstreams"][0].clone();
+    assert!(told["last_error"].as_str().unwrap().contains("nix-cache-info"), "{told}");
 }

@@ -25,9 +25,9 @@ use table::{Case, NAR_CASES, NARINFO_CASES, Trouble};
 use tokio::task::JoinSet;
 use world::{Answer, NARINFO_LIMIT, Scripted, Settings, Snowberry, until};
 
-/// A NAR body begins or is refused within this, whatever the upstream does: two silences of 15 s
-/// (the first transfer and its one continuation), and what a loaded machine adds.
-const NAR_HEAD_LIMIT: Duration = Duration::from_secs(40);
+/// A NAR body begins or is refused within this, whatever the upstream does: 30 s, and what a loaded
+/// machine adds.
+const NAR_HEAD_LIMIT: Duration = Duration::from_secs(32);
 
 /// One upstream, one path in it, one snowberry in front of it.
 struct Lab {

@@ -11,10 +11,6 @@ use crate::world::fault::{self, Fault};
 /// "Within seconds".
 const SECONDS: Duration = Duration::from_secs(10);
 
-/// A question that gets no answer runs on for 15 s, for the next client; the one after it finds
-/// the upstream well.
-const SILENCE: Duration = Duration::from_secs(20);
-
 /// Absence is remembered for 60 s, and what failed its hash is not asked of its upstream for as
 /// long; then comes the next question.
 const MINUTE: Duration = Duration::from_secs(66);
@@ -65,10 +61,6 @@ impl Case {
         upstream.url()
     }
 
-    const fn until_given_up(self) -> Self {
-        Self { well_after: SILENCE, ..self }
-    }
-
     const fn bucket_too(self) -> Self {
         Self { is_bucket: true, ..self }
     }
@@ -112,7 +104,7 @@ macro_rules! both {
     ($($more:expr),* $(,)?) => {
         &[
             with("refused", Trouble::Refused),
-            fault("accepted and silent", Fault::Silent).until_given_up(),
+            fault("accepted and silent", Fault::Silent),
             fault("accepted and closed", Fault::Closed),
             fault("500", Fault::Status(500)),
             fault("502", Fault::Status(502)),
@@ -150,8 +142,8 @@ pub(crate) const NARINFO_CASES: &[Case] = both![
     altered("narinfo unsigned", fault::unsigned),
     altered("narinfo wrongly signed", fault::wrongly_signed),
     fault("narinfo cut", Fault::Cut(100)),
-    fault("narinfo stalled", Fault::Stalled(100)).until_given_up(),
-    fault("narinfo dripping", Fault::Dripping(100)).until_given_up(),
+    fault("narinfo stalled", Fault::Stalled(100)),
+    fault("narinfo dripping", Fault::Dripping(100)),
 ];
 
 /// The faults of NARs.
@@ -160,7 +152,7 @@ pub(crate) const NAR_CASES: &[Case] = both![
     altered("NAR empty", fault::empty),
     fault("NAR cut", Fault::Cut(BREAKS_AT)),
     fault("NAR cut, then well", Fault::Cut(BREAKS_AT)).continued(),
-    altered("NAR short", fault::half).until_forgotten(),
+    altered("NAR short", fault::half),
     fault("NAR stalled", Fault::Stalled(BREAKS_AT)),
     fault("NAR stalled, then well", Fault::Stalled(BREAKS_AT)).continued(),
     fault("NAR dripping, then well", Fault::Dripping(BREAKS_AT)).continued(),

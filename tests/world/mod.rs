@@ -33,9 +33,8 @@ pub(crate) use nix::{NixClient, Release};
 pub(crate) use scripted::Scripted;
 pub(crate) use snowberry::{Settings, Snowberry};
 
-/// How long a narinfo question may take, whatever happens (promise 1), with what a loaded machine
-/// of two cores adds.
-pub(crate) const NARINFO_LIMIT: Duration = Duration::from_millis(2_900);
+/// How long a narinfo question may take, whatever happens (promise 1).
+pub(crate) const NARINFO_LIMIT: Duration = Duration::from_millis(2_500);
 
 /// Asks every 20 ms until there is an answer; panics when `limit` has passed without one.
 pub(crate) async fn until<T, F, R>(what: &str, limit: Duration, mut ask: F) -> T

@@ -129,3 +129,62 @@ async fn a_file_that_is_missing_stalled_or_no_nar_is_absent_before_any_byte() {
     }
     world.close().await;
 }
+
+#[tokio::test]
+async fn a_file_that_fails_at_its_head_or_ends_early_is_asked_for_again_at_once() {
+    let world = World::new(1).await;
+    for (seed, compression) in
+        [(1, Compression::Xz), (2, Compression::Zstd), (3, Compression::None)]
+    {
+        let name = format!("hello-{seed}");
+        let hello = world.publish(0, &name, noise(1_000_000, seed), compression);
+        let half = hello.file.slice(..hello.file.len() / 2);
+        for bad in [Bytes::from("<html>no</html>"), Bytes::new(), half] {
+            world.servers[0].set(&hello.narinfo.url, Answer::Whole(bad));
+            assert!(!matches!(world.whole(&hello).await, Ok(Some(_))), "{compression:?}");
+        }
+        world.put(0, &hello);
+        world.expect_whole(&hello).await;
+    }
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_promise_whose_file_is_nowhere_is_withdrawn_unless_one_is_in_trouble() {
+    let world = World::new(2).await;
+    let hello = world.publish(1, "hello", noise(1000, 1), Compression::Xz);
+    let nar = hello.narinfo.url.clone();
+    let narinfo = format!("{}.narinfo", hello.key());
+    world.expect_narinfo(&hello).await;
+    let is_promised = async || world.store.lookup(hello.key()).await.unwrap().is_some();
+    for (path, trouble) in [(&nar, Answer::Status(500)), (&nar, Answer::Whole(Bytes::new()))] {
+        world.servers[1].set(path, trouble);
+        assert_eq!(world.whole(&hello).await, Ok(None));
+        assert!(is_promised().await);
+    }
+    world.servers[1].set(&nar, Answer::Status(404));
+    world.servers[0].set(&narinfo, Answer::Status(500));
+    assert_eq!(world.whole(&hello).await, Ok(None));
+    assert!(is_promised().await, "the other one may have it");
+    world.servers[0].set(&narinfo, Answer::Status(404));
+    let elsewhere = NarName { key: store_path("another").hash(), ..hello.name() };
+    assert_eq!(whole(&world.cache, elsewhere).await, Ok(None));
+    assert!(is_promised().await, "the question was for another path");
+    assert_eq!(world.whole(&hello).await, Ok(None));
+    assert!(!is_promised().await);
+    assert_eq!(world.cache.narinfo(hello.key()).await, Outcome::Absent);
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_nar_that_was_replaced_everywhere_gives_way_to_the_new_one() {
+    let world = World::new(1).await;
+    let old = world.publish(0, "hello", noise(1000, 1), Compression::Xz);
+    world.expect_narinfo(&old).await;
+    world.servers[0].clear();
+    let new = world.publish(0, "hello", noise(1000, 2), Compression::Xz);
+    assert_eq!(world.whole(&old).await, Ok(None));
+    world.expect_narinfo(&new).await;
+    world.expect_whole(&new).await;
+    world.close().await;
+}

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpListener;
@@ -69,6 +69,28 @@ async fn the_cache_info_must_be_of_our_store() {
     let server = Server::start(|_| status(404)).await;
     let error = upstream(&server.url, "").cache_info().await.unwrap_err();
     assert!(matches!(error, Error::NotACache { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_upstream_for_another_store_directory_rests_until_it_is_for_ours() {
+    let is_ours = Arc::new(AtomicBool::new(false));
+    let which = Arc::clone(&is_ours);
+    let server = Server::start(move |_| {
+        let ours = which.load(Ordering::Relaxed);
+        ok(if ours { "StoreDir: /nix/store\n" } else { "StoreDir: /gnu/store\n" })
+    })
+    .await;
+    let upstream = upstream(&server.url, "");
+    assert!(!upstream.is_resting());
+    assert!(upstream.cache_info().await.is_err());
+    assert!(upstream.is_resting());
+    let health = upstream.health();
+    assert_eq!(health.state, HealthState::Refusing);
+    assert!(health.last_error.unwrap().contains("/gnu/store"));
+    is_ours.store(true, Ordering::Relaxed);
+    assert!(upstream.cache_info().await.is_ok());
+    assert!(!upstream.is_resting());
+    assert_eq!(upstream.health().state, HealthState::Up);
 }
 
 #[tokio::test]

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use server::Server;
+use tokio::sync::Semaphore;
 
-use super::{Config, Error, HealthState, Patience, Resume, Upstream};
+use super::{Config, Error, HealthState, PATIENCE, Patience, Resume, Upstream};
 use crate::metrics::Metrics;
 use crate::nix::{StoreDir, StorePathHash};
 
@@ -128,19 +129,21 @@ async fn a_silent_upstream_is_trouble_also_when_the_asker_gives_up_first() {
     let server = Server::start(|_| server::silence()).await;
     let moment = Duration::from_millis(20);
     let never = Duration::from_hours(1);
-    let upstream = impatient(&server.url, Patience { answer: moment, given_up: never });
+    let upstream =
+        impatient(&server.url, Patience { slow: never, answer: moment, given_up: never });
     for _ in 0..3 {
         assert!(matches!(upstream.narinfo(key()).await, Err(Error::Silent { .. })));
     }
     assert_eq!(upstream.health().state, HealthState::Down);
 
-    let upstream = impatient(&server.url, Patience { answer: never, given_up: moment });
+    let upstream =
+        impatient(&server.url, Patience { slow: never, answer: never, given_up: moment });
     for _ in 0..3 {
         assert!(tokio::time::timeout(moment * 2, upstream.narinfo(key())).await.is_err());
     }
     assert_eq!(upstream.health().state, HealthState::Down);
 
-    let upstream = impatient(&server.url, Patience { answer: never, given_up: never });
+    let upstream = impatient(&server.url, Patience { slow: never, answer: never, given_up: never });
     for _ in 0..3 {
         assert!(tokio::time::timeout(moment, upstream.narinfo(key())).await.is_err());
     }
@@ -158,4 +161,47 @@ async fn nobody_there_is_trouble_that_may_pass() {
     assert!(matches!(error, Error::Transport { .. }) && error.is_transient(), "{error}");
     assert!(error.chain().contains("refused"), "{}", error.chain());
     assert!(!error.chain().contains("secret"));
+}
+
+#[tokio::test]
+async fn a_silent_upstream_is_trouble_before_its_questions_end_and_one_trouble_each() {
+    let server = Server::start(|_| server::silence()).await;
+    let (slow, never) = (Duration::from_millis(20), Duration::from_hours(1));
+    let upstream = impatient(&server.url, Patience { slow, answer: never, given_up: slow });
+    let two = async { tokio::join!(upstream.narinfo(key()), upstream.narinfo(key())) };
+    assert!(tokio::time::timeout(slow * 5, two).await.is_err());
+    assert!(upstream.health().last_error.unwrap().contains("no answer"));
+    assert_eq!(upstream.health().state, HealthState::Up, "two questions are two troubles");
+    let third = upstream.narinfo(key());
+    assert!(tokio::time::timeout(slow * 5, third).await.is_err());
+    assert!(upstream.is_resting());
+    assert_eq!(upstream.health().state, HealthState::Down);
+}
+
+#[tokio::test]
+async fn an_answer_that_comes_late_is_an_answer_and_ends_the_rest() {
+    let gate = Arc::new(Semaphore::new(0));
+    let held = Arc::clone(&gate);
+    let server = Server::start(move |_| {
+        let held = Arc::clone(&held);
+        Box::pin(async move {
+            held.acquire().await.unwrap().forget();
+            server::status(404).await
+        })
+    });
+    let patience = Patience { slow: Duration::from_millis(20), ..PATIENCE };
+    let server = server.await;
+    let upstream = impatient(&server.url, patience);
+    let ask = async || upstream.narinfo(key()).await;
+    let open = async {
+        while !upstream.is_resting() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(upstream.health().state, HealthState::Down);
+        gate.add_permits(3);
+    };
+    let (first, second, third, ()) = tokio::join!(ask(), ask(), ask(), open);
+    assert!(matches!((first, second, third), (Ok(None), Ok(None), Ok(None))));
+    assert_eq!(upstream.health().state, HealthState::Up);
+    assert!(!upstream.is_resting());
 }
