@@ -1,11 +1,12 @@
 //! A store that holds as many gibibytes as asked for, crashed in the middle of a write and opened
-//! again: how long until it answers. The disk is in memory ([`disk`]), so only the work counts, not
+//! again: how long until it answers, and what a small path made durable and an eviction cost then. The disk is in memory ([`disk`]), so only the work counts, not
 //! a medium; bytes are exact. `benches/run` compares 1 and 200 GiB.
 //!
 //! usage: held GIB; prints one line of JSON.
 
 mod disk;
 
+use std::future::Future;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,9 @@ use disk::{FILLER, Memory};
 /// Bytes of each NAR as stored: above the mean of a NixOS closure (3 MiB), so that loading takes
 /// minutes and not an hour, and still 25,600 records at 200 GiB.
 const NAR_LEN: u64 = 8 << 20;
+
+/// Bytes of a small path's NAR as stored: a page.
+const SMALL_LEN: u64 = 4000;
 
 /// Bytes of one piece of a NAR as ingest would hand it over.
 const PIECE_LEN: usize = 256 << 10;
@@ -74,14 +78,46 @@ async fn measure(gib: u64) -> Result<()> {
     }
     drop(held);
     let figures = store.figures();
+    let (push_ms, push_bytes) = cost(&crashed, small_push(&store, count + 2)).await?;
+    let (evict_ms, evict_bytes) = cost(&crashed, evict(&store, 1)).await?;
     writeln!(
         std::io::stdout(),
-        r#"{{"gib":{gib},"nars":{},"used_bytes":{},"open_ms":{open_ms:.1},"first_ms":{first_ms:.1},"load_s":{load_s:.1},"written":{written}}}"#,
+        r#"{{"gib":{gib},"nars":{},"used_bytes":{},"open_ms":{open_ms:.1},"first_ms":{first_ms:.1},"push_ms":{push_ms:.1},"push_bytes":{push_bytes},"evict_ms":{evict_ms:.1},"evict_bytes":{evict_bytes},"load_s":{load_s:.1},"written":{written}}}"#,
         figures.nars,
         figures.used_bytes,
     )?;
     store.close().await;
     Ok(())
+}
+
+/// Milliseconds and bytes written of something that ends with all of it durable.
+async fn cost(disk: &Memory, act: impl Future<Output = Result<()>>) -> Result<(f64, u64)> {
+    let (started, before) = (Instant::now(), disk.written_bytes());
+    act.await?;
+    Ok((started.elapsed().as_secs_f64() * 1000.0, disk.written_bytes() - before))
+}
+
+/// What an upload of one small path has to make durable before its 200: a NAR of 4 KiB as stored,
+/// and its narinfo.
+async fn small_push(store: &Store, number: u64) -> Result<()> {
+    // A group of its own: what waited from before is not its cost.
+    store.keep_narinfo(stored(number)?).await?;
+    let mut writer = store.begin(store.reserve(SMALL_LEN).await?).await?;
+    writer.append(Bytes::from(vec![FILLER; usize::try_from(SMALL_LEN)?])).await?;
+    let finished = Finished { nar_size: SMALL_LEN, ..finished(number) };
+    writer.finish(finished).await?;
+    Ok(store.flush().await?)
+}
+
+/// The removal of one NAR of 8 MiB, as eviction does it, to its end.
+async fn evict(store: &Store, number: u64) -> Result<()> {
+    let used = store.figures().used_bytes;
+    store.withdraw_nar(NarHash::from_bytes(bytes_32(number))).await?;
+    let mut ticks = tokio::time::interval(Duration::from_millis(1));
+    while store.figures().used_bytes + NAR_LEN > used {
+        ticks.tick().await;
+    }
+    Ok(store.flush().await?)
 }
 
 async fn open(disk: &Memory, gib: u64) -> Result<Store> {
@@ -105,15 +141,18 @@ async fn hold(store: &Store, number: u64) -> Result<()> {
     for _ in 1..NAR_LEN / u64::try_from(PIECE_LEN)? {
         writer.append(piece.clone()).await?;
     }
-    let finished = Finished {
+    writer.finish(finished(number)).await?;
+    Ok(())
+}
+
+fn finished(number: u64) -> Finished {
+    Finished {
         nar_hash: NarHash::from_bytes(bytes_32(number)),
         nar_size: NAR_LEN,
         file_hash: FileHash::from_bytes(bytes_32(number)),
         origin: Origin::Upstream,
         listing: None,
-    };
-    writer.finish(finished).await?;
-    Ok(())
+    }
 }
 
 /// A NAR of which one piece is there.
