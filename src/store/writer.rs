@@ -84,7 +84,7 @@ impl Act {
         match self {
             Self::Index(op) => op.refuse(error),
             Self::Ids(reply) | Self::Withdraw { reply, .. } | Self::Flush(reply) => {
-                drop(reply.send(Err(error)))
+                drop(reply.send(Err(error)));
             }
             Self::Room { reply, .. } => drop(reply.send(Err(error))),
             Self::Finish { reply, .. } => drop(reply.send(Err(error))),
