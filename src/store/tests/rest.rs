@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use super::kit::*;
 use crate::store::disk::fault::{Call, Faulty, Trouble};
 use crate::store::disk::memory::Memory;
+use crate::store::records::SmallKey;
+use crate::store::tables::SMALL_USE;
 use crate::store::{State, Store};
 
 /// A house whose store rests as soon as nobody asks.
@@ -148,4 +150,36 @@ async fn a_full_disk_does_not_keep_a_resting_store_from_answering() {
     store.flush().await.unwrap();
     check_read(&store, 0..6).await;
     store.close().await;
+}
+
+/// The narinfo that was used longest ago, as the index says.
+async fn least_used(house: &House, memory: &Memory) -> SmallKey {
+    let store = house.open_on(memory.clone()).await;
+    let session = store.shared.session().unwrap();
+    let rows = session.index.read(|txn| SMALL_USE.scan(txn, &[], 1, |_| true)).unwrap();
+    store.close().await;
+    SmallKey::from_use_key(SMALL_USE, &rows.first().unwrap().0).unwrap()
+}
+
+#[tokio::test]
+async fn uses_are_written_at_the_close_of_a_store_that_wrote() {
+    let key = |seed| narinfo(seed, seed).narinfo.store_path.hash();
+    for writes in [false, true] {
+        let house = drowsy();
+        let memory = Memory::new(4 << 30);
+        let store = house.open_on(memory.clone()).await;
+        write(&store, 0..2).await;
+        store.close().await;
+        assert!(least_used(&house, &memory).await == SmallKey::Narinfo(key(0)));
+        let store = house.open_on(memory.clone()).await;
+        if writes {
+            write(&store, 2..3).await;
+            store.flush().await.unwrap();
+        }
+        check_read(&store, 0..1).await;
+        until_resting(&store).await;
+        store.close().await;
+        let expected = if writes { key(1) } else { key(0) };
+        assert!(least_used(&house, &memory).await == SmallKey::Narinfo(expected), "{writes}");
+    }
 }
