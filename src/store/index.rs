@@ -1,8 +1,8 @@
 //! The index file: opened, looked at before that, made at first start; short read transactions.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, TryLockError};
 
-use redb::{Database, ReadTransaction, ReadableDatabase};
+use redb::{Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase};
 
 use super::backend::{Metered, Meters, Scratch};
 use super::disk::{Disk, Mode};
@@ -20,6 +20,9 @@ const NEW_NAME: &str = "index.redb.new";
 /// redb's cache of the index.
 const CACHE_BYTES: usize = 8 << 20;
 
+/// The same at rest: the first questions after it read the upper pages of each tree, which fit.
+const REST_CACHE_BYTES: usize = 1 << 20;
+
 /// What we write and read; a higher number is a newer snowberry's.
 const FORMAT: u64 = 1;
 
@@ -33,7 +36,39 @@ pub(super) const META_TOTALS: &[u8] = b"totals";
 /// An open index.
 #[derive(Debug)]
 pub(super) struct Index {
-    database: RwLock<Option<Database>>,
+    disk: Arc<dyn Disk>,
+    meters: Meters,
+    handle: RwLock<Handle>,
+}
+
+#[derive(Default)]
+enum Handle {
+    #[default]
+    Closed,
+    /// As it is written.
+    Full(Database),
+    /// At rest, for reading only: its file is clean.
+    Resting(ReadOnlyDatabase),
+    /// It could not be closed cleanly for its rest (a full disk), so it stays open for writing.
+    Restless(Database),
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Closed => "Closed",
+            Self::Full(_) => "Full",
+            Self::Resting(_) => "Resting",
+            Self::Restless(_) => "Restless",
+        })
+    }
+}
+
+fn open_full(disk: &Arc<dyn Disk>, meters: &Meters, cache: usize) -> Result<Database, Fault> {
+    let file = disk.open(FILE_NAME, Mode::Write).map_err(Fault::io("open the index"))?;
+    let backend = Metered { file, meters: meters.clone() };
+    let mut builder = Database::builder();
+    guarded(|| Ok(builder.set_cache_size(cache).create_with_backend(backend)?))
 }
 
 /// A store's name, made at random at its birth.
@@ -47,19 +82,16 @@ impl Index {
         meters: &Meters,
         look: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<(Self, T), Fault> {
-        let open = || disk.open(FILE_NAME, Mode::Write).map_err(Fault::io("open the index"));
-        let scratch = Scratch::new(open()?).map_err(Fault::io("read the index"))?;
+        let file = disk.open(FILE_NAME, Mode::Write).map_err(Fault::io("open the index"))?;
+        let scratch = Scratch::new(file).map_err(Fault::io("read the index"))?;
         let seen = guarded(|| {
             let database =
                 Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(scratch)?;
             check_format(&database)?;
             look(&database.begin_read()?)
         })?;
-        let backend = Metered { file: open()?, meters: meters.clone() };
-        let mut builder = Database::builder();
-        let database =
-            guarded(|| Ok(builder.set_cache_size(CACHE_BYTES).create_with_backend(backend)?))?;
-        Ok((Self { database: RwLock::new(Some(database)) }, seen))
+        let handle = RwLock::new(Handle::Full(open_full(disk, meters, CACHE_BYTES)?));
+        Ok((Self { disk: disk.clone(), meters: meters.clone(), handle }, seen))
     }
 
     /// Whether the disk still gives anything of the index's file.
@@ -102,26 +134,99 @@ impl Index {
         &self,
         act: impl FnOnce(&ReadTransaction) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        self.with(|database| act(&database.begin_read()?))
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        guarded(|| {
+            let txn = match &*handle {
+                Handle::Closed => return Err(closed()),
+                Handle::Full(database) | Handle::Restless(database) => database.begin_read()?,
+                Handle::Resting(database) => database.begin_read()?,
+            };
+            act(&txn)
+        })
     }
 
-    /// What the writer does with it.
+    /// What the writer does with it. Ends its rest.
     pub(super) fn with<T>(
         &self,
         act: impl FnOnce(&Database) -> Result<T, Fault>,
     ) -> Result<T, Fault> {
-        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
-        match &*database {
-            Some(database) => guarded(|| act(database)),
-            None => Err(Fault::Refused("the index is closed".into())),
+        self.wake()?;
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        match &*handle {
+            Handle::Full(database) | Handle::Restless(database) => guarded(|| act(database)),
+            Handle::Closed | Handle::Resting(_) => Err(closed()),
         }
+    }
+
+    /// Opens it for writing when it rests. Readers wait that long.
+    fn wake(&self) -> Result<(), Fault> {
+        let is_resting = |handle: &Handle| matches!(*handle, Handle::Resting(_));
+        if !is_resting(&self.handle.read().unwrap_or_else(PoisonError::into_inner)) {
+            return Ok(());
+        }
+        let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+        *handle = Handle::Closed;
+        *handle = Handle::Full(open_full(&self.disk, &self.meters, CACHE_BYTES)?);
+        Ok(())
+    }
+
+    /// Closes it and opens it for reading only, with a small cache: redb gives the memory of a cache
+    /// back only so. Nothing is done when it rests already or somebody is at it. Readers that come
+    /// meanwhile wait.
+    pub(super) fn rest(&self) -> Result<(), Fault> {
+        let mut handle = match self.handle.try_write() {
+            Ok(handle) => handle,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return Ok(()),
+        };
+        *handle = match std::mem::take(&mut *handle) {
+            Handle::Full(database) => self.close_for_rest(database)?,
+            other @ (Handle::Closed | Handle::Resting(_) | Handle::Restless(_)) => other,
+        };
+        Ok(())
+    }
+
+    fn close_for_rest(&self, database: Database) -> Result<Handle, Fault> {
+        if let Err(fault) = guarded(|| Ok(database.close()?)) {
+            // All that counts is durable already; what is missing is redb's own housekeeping.
+            let error: &dyn std::error::Error = &fault;
+            tracing::warn!(error, "index did not close cleanly for its rest");
+            return Ok(Handle::Restless(open_full(&self.disk, &self.meters, REST_CACHE_BYTES)?));
+        }
+        let file = self.disk.open(FILE_NAME, Mode::Read).map_err(Fault::io("open the index"))?;
+        let backend = Metered { file, meters: self.meters.clone() };
+        let mut builder = Database::builder();
+        builder.set_cache_size(REST_CACHE_BYTES);
+        let database = guarded(|| Ok(builder.open_read_only_with_backend(backend)?))?;
+        Ok(Handle::Resting(database))
+    }
+
+    /// Whether it went to rest, even badly.
+    #[cfg(test)]
+    pub(super) fn has_rested(&self) -> bool {
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(*handle, Handle::Resting(_) | Handle::Restless(_))
+    }
+
+    /// Whether it is open for reading only.
+    #[cfg(test)]
+    pub(super) fn is_resting(&self) -> bool {
+        let handle = self.handle.read().unwrap_or_else(PoisonError::into_inner);
+        matches!(*handle, Handle::Resting(_))
     }
 
     /// Closes it, once those who read have ended.
     pub(super) fn close(&self) -> Result<(), Fault> {
-        let database = self.database.write().unwrap_or_else(PoisonError::into_inner).take();
-        database.map_or(Ok(()), |database| Ok(database.close()?))
+        let mut handle = self.handle.write().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::take(&mut *handle) {
+            Handle::Closed | Handle::Resting(_) => Ok(()),
+            Handle::Full(database) | Handle::Restless(database) => Ok(database.close()?),
+        }
     }
+}
+
+fn closed() -> Fault {
+    Fault::Refused("the index is closed".into())
 }
 
 fn check_format(database: &Database) -> Result<(), Fault> {

@@ -37,6 +37,7 @@ mod group;
 mod small;
 mod evict;
 mod damage;
+mod rest;
 
 pub use disk::Disk;
 pub use fill::{Growing, NarWriter, Reservation};
@@ -74,6 +75,9 @@ pub struct Config {
     /// it exists and the index is missing, the disk is missing. Not a key of the file.
     #[serde(skip)]
     pub marker: Option<PathBuf>,
+    /// After so long without a question the files are closed; default 1 min. Not a key of the file.
+    #[serde(skip)]
+    pub rest_after: Option<Duration>,
 }
 
 /// What the store says when it cannot.

@@ -125,6 +125,7 @@ pub(super) async fn read_row(
     offset: u64,
 ) -> Result<Bytes, Option<Error>> {
     let Place { segment, id, row } = place;
+    session.touch();
     let asked = session.clone();
     let job = move || {
         if asked.is_over() {

@@ -265,6 +265,28 @@ impl Segments {
         }
     }
 
+    /// Closes those that nobody is at, for what they take in memory; they are opened again when they
+    /// are asked for.
+    pub(super) fn rest(&self) {
+        let slots: Vec<_> =
+            lock(&self.slots).iter().map(|(segment, slot)| (*segment, slot.clone())).collect();
+        for (segment, slot) in slots {
+            let Ok(mut handle) = slot.handle.try_write() else { continue };
+            let Handle::Write(database) = std::mem::take(&mut *handle) else { continue };
+            if let Err(fault) = guarded(|| Ok(database.close()?)) {
+                let fault: &dyn std::error::Error = &fault;
+                tracing::warn!(segment, error = fault, "segment did not close cleanly");
+            }
+        }
+    }
+
+    /// How many are open.
+    #[cfg(test)]
+    pub(super) fn open_count(&self) -> usize {
+        let slots = lock(&self.slots);
+        slots.values().filter(|slot| !matches!(*read_guard(slot), Handle::Closed)).count()
+    }
+
     /// The keys of all rows of a segment.
     #[cfg(test)]
     pub(super) fn keys(&self, segment: u32) -> Result<Vec<[u8; 12]>, Fault> {

@@ -147,6 +147,7 @@ impl Shared {
         session: &Arc<Session>,
         act: impl FnOnce(&Arc<Session>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
+        session.touch();
         let asked = session.clone();
         let job = move || act(&asked);
         match run(&self.index_jobs, job).await? {
@@ -330,6 +331,8 @@ pub(super) struct Session {
     pub(super) changed: Mutex<HashMap<u64, Instant>>,
     /// Whether the writer has something to do of its own accord.
     pub(super) busy: AtomicBool,
+    /// When something was last read, in ms since `opened`.
+    last_read_ms: AtomicU64,
     uses: Mutex<HashMap<Used, u64>>,
     over: AtomicBool,
 }
@@ -350,9 +353,22 @@ impl Session {
             nars: AtomicU64::new(0),
             changed: Mutex::default(),
             busy: AtomicBool::new(true),
+            last_read_ms: AtomicU64::new(0),
             uses: Mutex::default(),
             over: AtomicBool::new(false),
         }
+    }
+
+    /// Somebody reads.
+    pub(super) fn touch(&self) {
+        let now_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_read_ms.fetch_max(now_ms, Ordering::Relaxed);
+    }
+
+    /// For how long nobody has read.
+    pub(super) fn unread_for(&self) -> Duration {
+        let last = Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed));
+        self.opened.elapsed().saturating_sub(last)
     }
 
     pub(super) fn is_over(&self) -> bool {

@@ -296,7 +296,7 @@ impl Writer {
 
     fn run(&mut self) -> Result<End, Fault> {
         loop {
-            match self.shared.commands.pop(self.patience()) {
+            match self.shared.commands.pop(Some(self.patience())) {
                 Popped::Item(Command::Close) | Popped::Closed => {
                     // The end comes whatever the disk says to it.
                     if let Err(fault) = self.shut() {
@@ -321,6 +321,7 @@ impl Writer {
                     self.land()?;
                     self.apply_ops()?;
                     self.in_the_background()?;
+                    self.rest()?;
                 }
             }
             if self.group_is_due() {
@@ -330,21 +331,21 @@ impl Writer {
     }
 
     /// How long the writer waits for a command before it does what can wait.
-    fn patience(&self) -> Option<Duration> {
+    fn patience(&self) -> Duration {
         let busy = !self.landing.is_empty()
             || !self.finishing.is_empty()
             || !self.ops.is_empty()
             || self.has_background_work();
         self.session.busy.store(busy, Ordering::Release);
         if busy {
-            return Some(Duration::ZERO);
+            return Duration::ZERO;
         }
-        let since = self.waiting_since?;
+        let Some(since) = self.waiting_since else { return self.until_rest() };
         // A fill that gets no bytes keeps the quiet from coming; its next word, or age, ends that.
         if lock(&self.session.fills).is_empty() {
-            return Some(QUIET.saturating_sub(self.last_ask.elapsed()));
+            return QUIET.saturating_sub(self.last_ask.elapsed());
         }
-        Some(GROUP_AGE_MAX.saturating_sub(since.elapsed()))
+        GROUP_AGE_MAX.saturating_sub(since.elapsed())
     }
 
     /// Things wait for a durable commit, and nothing was asked for a while.

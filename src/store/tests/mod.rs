@@ -5,4 +5,5 @@ mod crash;
 mod damage;
 mod kit;
 mod main_path;
+mod rest;
 mod trouble;
