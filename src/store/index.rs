@@ -172,18 +172,19 @@ impl Index {
 
     /// Closes it and opens it for reading only, with a small cache: redb gives the memory of a cache
     /// back only so. Nothing is done when it rests already or somebody is at it. Readers that come
-    /// meanwhile wait.
-    pub(super) fn rest(&self) -> Result<(), Fault> {
+    /// meanwhile wait. Says whether it went to rest.
+    pub(super) fn rest(&self) -> Result<bool, Fault> {
         let mut handle = match self.handle.try_write() {
             Ok(handle) => handle,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return Ok(()),
+            Err(TryLockError::WouldBlock) => return Ok(false),
         };
+        let was_full = matches!(*handle, Handle::Full(_));
         *handle = match std::mem::take(&mut *handle) {
             Handle::Full(database) => self.close_for_rest(database)?,
             other @ (Handle::Closed | Handle::Resting(_) | Handle::Restless(_)) => other,
         };
-        Ok(())
+        Ok(was_full)
     }
 
     fn close_for_rest(&self, database: Database) -> Result<Handle, Fault> {

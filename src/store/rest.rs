@@ -42,9 +42,13 @@ impl Writer {
         if !space.is_ok_and(|space| space.free_bytes >= REST_FREE_MIN_BYTES) {
             return Ok(());
         }
-        self.session.segments.rest();
+        let mut any = self.session.segments.rest();
         self.current = None;
-        self.session.index.rest()
+        any |= self.session.index.rest()?;
+        if any {
+            give_memory_back();
+        }
+        Ok(())
     }
 
     /// No fill, nothing that waits to be durable, nothing to remove.
@@ -61,3 +65,15 @@ impl Writer {
             && !self.has_background_work()
     }
 }
+
+/// The pages of redb's caches lie scattered over the heap, which glibc cuts only at its end: of
+/// 36 MiB after work 26 stayed when all was closed, and 2 to 10 with this.
+#[cfg(target_env = "gnu")]
+#[allow(unsafe_code, reason = "glibc has no safe door to this")]
+fn give_memory_back() {
+    // SAFETY: no memory that anybody owns is touched; it may be called at any time by any thread.
+    let _given = unsafe { libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn give_memory_back() {}

@@ -266,18 +266,21 @@ impl Segments {
     }
 
     /// Closes those that nobody is at, for what they take in memory; they are opened again when they
-    /// are asked for.
-    pub(super) fn rest(&self) {
+    /// are asked for. Says whether there were any.
+    pub(super) fn rest(&self) -> bool {
         let slots: Vec<_> =
             lock(&self.slots).iter().map(|(segment, slot)| (*segment, slot.clone())).collect();
+        let mut any = false;
         for (segment, slot) in slots {
             let Ok(mut handle) = slot.handle.try_write() else { continue };
+            any |= !matches!(*handle, Handle::Closed);
             let Handle::Write(database) = std::mem::take(&mut *handle) else { continue };
             if let Err(fault) = guarded(|| Ok(database.close()?)) {
                 let fault: &dyn std::error::Error = &fault;
                 tracing::warn!(segment, error = fault, "segment did not close cleanly");
             }
         }
+        any
     }
 
     /// How many are open.
