@@ -8,7 +8,7 @@
 //!                        cache    push        the decisions: reads | writes
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
-//!         (beside the house: units, config, metrics, page, systemd)
+//!         (beside the house: allocator, units, config, metrics, systemd)
 //! ```
 
 pub mod nix;
@@ -20,6 +20,7 @@ pub mod cache;
 
 pub mod http;
 
+pub mod allocator;
 pub mod units;
 pub mod metrics;
 pub mod config;
