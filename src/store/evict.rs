@@ -20,6 +20,9 @@ use crate::nix::NarHash;
 /// Rows removed in one transaction: redb reads each, and the writer has others to serve.
 const ROWS_A_SLICE: u32 = 64;
 
+/// The same on a disk that is nearly full, where freed pages must soon be usable again: 4 MiB.
+const ROWS_A_TIGHT_SLICE: u32 = 16;
+
 /// NARs doomed in one transaction.
 const NARS_A_SLICE: usize = 128;
 
@@ -248,7 +251,8 @@ impl Writer {
 
     /// Removes some rows of one segment in one commit, which is durable before a record goes.
     fn remove_slice(&mut self, segment: u32) -> Result<(), Fault> {
-        let mut room = ROWS_A_SLICE;
+        let is_tight = self.session.space.is_disk_tight();
+        let mut room = if is_tight { ROWS_A_TIGHT_SLICE } else { ROWS_A_SLICE };
         let mut rows = Vec::new();
         let session = self.session.clone();
         let pins = lock(&session.pins);

@@ -10,6 +10,11 @@ use crate::metrics::Metrics;
 /// What is left free on the file system: 2 GiB, or a tenth of a small one.
 const DISK_RESERVE_BYTES: u64 = 2 << 30;
 
+/// At least so much is left of a disk below 320 MiB, up to half of it: redb uses freed pages again
+/// only after further commits, and until then a slice of evicted rows (16 MiB), rows that land
+/// (4 MiB) and rows that wait (8 MiB) may take fresh ones.
+const DISK_RESERVE_BYTES_MIN: u64 = 32 << 20;
+
 /// Default budget at first start: this part of what is free, in hundredths.
 const DEFAULT_BUDGET_PERCENT: u64 = 90;
 
@@ -75,6 +80,7 @@ impl Space {
     /// inside of them is ours whatever is free beside them.
     pub(super) fn observe(&self, disk: DiskSpace, occupied: u64) {
         let reserve = DISK_RESERVE_BYTES.min(disk.total_bytes / 10);
+        let reserve = reserve.max(DISK_RESERVE_BYTES_MIN.min(disk.total_bytes / 2));
         let mut counts = lock(&self.counts);
         counts.disk_free = disk.free_bytes;
         counts.disk_tight = disk.free_bytes < reserve.saturating_mul(2);

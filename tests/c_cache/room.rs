@@ -65,7 +65,7 @@ async fn check_full(disk_size: &str, budget: Option<&str>, count: usize, len: us
             });
         }
         while let Some(ended) = clients.join_next().await {
-            ended.unwrap();
+            assert!(ended.is_ok(), "a client failed: {:#?}", lab.snowberry.log());
         }
         let status = lab.snowberry.status().await;
         let figure = |name: &str| status["store"][name].as_u64().unwrap();
