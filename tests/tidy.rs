@@ -198,7 +198,7 @@ fn sources_are_ascii_without_tabs_and_trailing_space() {
 #[test]
 fn no_path_of_a_machine_is_kept() {
     // Put together here, or this file would be found by its own rule.
-    let of_machines = ["/root/", "/work/", "/Users/"];
+    let of_machines = ["/root/", concat!("/wo", "rk/"), "/Users/"];
     let own_rule = "let of_machines";
     let mut verdict = Verdict::default();
     let endings = [".rs", ".md", ".toml", ".sh", ".service", ".nix", "run", "Makefile"];
