@@ -5,7 +5,7 @@
 //!               main -> cli -> daemon         owns every task, opens every door
 //!                              |
 //!                            http             what clients see
-//!                        cache    push        the decisions: reads | writes
+//!                            cache            the decisions: hit, miss or absent
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
 //!         (beside the house: allocator, units, config, metrics, systemd)

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
-use crate::nix::{FileHash, NarHash, NarName, PublicKey, StoreDir, StorePathHash, TrustedKeys};
+use crate::nix::{NarHash, NarName, PublicKey, StoreDir, StorePathHash, TrustedKeys};
 use crate::store::{self, Store};
 use crate::upstream::{self, Upstream};
 
@@ -195,12 +195,6 @@ impl Cache {
         }
     }
 
-    /// The NAR file by an uploader's file name: for the push side, which does not exist yet.
-    #[expect(clippy::unused_async, reason = "the store will be asked once there are uploads")]
-    pub async fn alias(&self, _file_hash: FileHash) -> Option<NarName> {
-        None
-    }
-
     /// The `.ls` of a store path.
     pub async fn listing(&self, key: StorePathHash) -> Outcome<Bytes> {
         documents::listing(&self.inner, key).await
@@ -209,12 +203,6 @@ impl Cache {
     /// A small document by its path (`log/*`, `realisations/*`, `build-trace-v2/*`, `debuginfo/*`).
     pub async fn document(&self, path: &str) -> Outcome<Bytes> {
         documents::document(&self.inner, path).await
-    }
-
-    /// Forgets what memory says of this key: its narinfo was just published or withdrawn here.
-    pub fn forget(&self, key: StorePathHash) {
-        self.inner.memory.forget_ready(key);
-        self.inner.memory.absent.forget(&key);
     }
 
     /// How the store is, for page, status and health.

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use super::stall::Patience;
 use super::*;
 use crate::nix::nar::Node;
-use crate::nix::{Compression, NarInfo, SecretKey, StorePath};
+use crate::nix::{Compression, FileHash, NarInfo, SecretKey, StorePath};
 use crate::store::disk;
 use crate::units::ByteSize;
 

@@ -103,7 +103,8 @@ async fn what_is_not_signed_or_is_another_paths_is_not_believed_and_the_next_is_
         world.servers[0].set(&path, Answer::Whole(text.into()));
         world.expect_narinfo(&hello).await;
         world.store.withdraw_narinfo(hello.key()).await.unwrap();
-        world.cache.forget(hello.key());
+        world.cache.inner.memory.forget_ready(hello.key());
+        world.cache.inner.memory.absent.forget(&hello.key());
     }
     world.close().await;
 }
