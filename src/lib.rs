@@ -5,7 +5,7 @@
 //!               main -> cli -> daemon         owns every task, opens every door
 //!                              |
 //!                            http             what clients see
-//!                            cache            the decisions: hit, miss or absent
+//!                       cache <- push         the decisions: reads | writes
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
 //!         (beside the house: allocator, units, config, metrics, systemd)
@@ -17,6 +17,7 @@ pub mod store;
 pub mod upstream;
 
 pub mod cache;
+pub mod push;
 
 pub mod http;
 

@@ -18,22 +18,29 @@ use snowberry::config::KEYS;
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 12] = [
+const MAY_USE: [(&str, &[&str]); 13] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
     ("upstream", &["nix", "units", "metrics"]),
     ("cache", &["nix", "store", "upstream", "units", "metrics"]),
-    ("http", &["nix", "cache", "units", "metrics"]),
+    ("push", &["nix", "store", "upstream", "cache", "units", "metrics"]),
+    ("http", &["nix", "cache", "push", "units", "metrics"]),
     ("allocator", &[]),
     ("units", &[]),
     ("metrics", &[]),
     ("systemd", &[]),
-    ("config", &["nix", "store", "upstream", "http", "units"]),
+    ("config", &["nix", "store", "upstream", "push", "http", "units"]),
     (
         "daemon",
-        &["nix", "store", "upstream", "cache", "http", "units", "metrics", "config", "systemd"],
+        &[
+            "nix", "store", "upstream", "cache", "push", "http", "units", "metrics", "config",
+            "systemd",
+        ],
     ),
-    ("cli", &["nix", "store", "upstream", "units", "metrics", "config", "systemd", "daemon"]),
+    (
+        "cli",
+        &["nix", "store", "upstream", "push", "units", "metrics", "config", "systemd", "daemon"],
+    ),
 ];
 
 /// A Rust file of the project.

@@ -7,6 +7,7 @@ pub mod store_path;
 pub mod signature;
 pub mod narinfo;
 pub mod nar_name;
+pub mod upload_name;
 pub mod cache_info;
 pub mod nar;
 
@@ -17,6 +18,7 @@ pub use nar_name::NarName;
 pub use narinfo::NarInfo;
 pub use signature::{PublicKey, SecretKey, Signature, TrustedKeys};
 pub use store_path::{StoreDir, StorePath, StorePathHash};
+pub use upload_name::UploadName;
 
 /// Characters of a refused text that an error repeats: enough to recognise it, too few for a
 /// hostile upstream to flood the log.

@@ -38,10 +38,13 @@ mod small;
 mod evict;
 mod damage;
 mod rest;
+// What is acknowledged, and waits to be carried on.
+mod push;
 
 pub use disk::Disk;
 pub use fill::{Growing, NarWriter, Reservation};
 pub use nar::HeldNar;
+pub use push::{Acceptance, Alias, QueueRow, Queued, TargetQueue};
 
 use records::SmallKey;
 use session::{Session, Shared, Used, WRITER_WAIT};

@@ -16,6 +16,7 @@ mod s3;
 mod folder;
 mod open;
 mod waiting;
+mod put;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,7 @@ pub use credentials::CredentialsError;
 pub use encoding::EncodingError;
 pub use error::{Asked, Error};
 pub use health::{Health, HealthState};
+pub use put::{Object, ObjectHead, Source};
 
 use folder::Folder;
 use health::Breaker;

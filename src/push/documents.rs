@@ -1,0 +1,1 @@
+//! Small documents that are put: `.ls`, logs, realisations, debuginfo.

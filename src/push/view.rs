@@ -1,0 +1,1 @@
+//! What `/push` has: the same store seen without its upstreams.
