@@ -11,6 +11,7 @@ use crate::nix::{PublicKey, StoreDir};
 
 mod server;
 mod lan;
+mod peers;
 mod stall;
 mod answer;
 mod route;
