@@ -93,6 +93,7 @@ fn every_key_is_read() {
         [[upstream]]
         url = "file:///one"
         unsigned = true
+        push = true
         [[upstream]]
         url = "https://two.example"
         trusted-public-keys = ["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]
@@ -129,6 +130,7 @@ fn every_key_is_read() {
     assert_eq!(config.store.marker, Some("/state/store-begun".into()));
     let urls: Vec<&str> = config.upstreams.iter().map(|it| it.url.as_str()).collect();
     assert_eq!(urls, ["file:///one", "https://two.example"]);
+    assert_eq!(config.upstreams.iter().map(|it| it.push).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]
