@@ -8,14 +8,16 @@ use std::sync::atomic::Ordering;
 
 use redb::ReadTransaction;
 
-use super::evict::Removal;
 use super::index::{
     FILE_NAME, Index, META_BUDGET, META_NEXT_ID, META_STORE_ID, META_TOTALS, StoreId, meta_number,
 };
+use super::keys::id_of_key;
 use super::lock;
-use super::records::{NarRecord, SegmentRecord, id_of_key};
+use super::records::{NarRecord, SegmentRecord};
+use super::removal::Removal;
 use super::segment::{Segments, number_of};
-use super::session::{Session, Shared};
+use super::session::Session;
+use super::shared::Shared;
 use super::space::{Space, default_budget};
 use super::tables::{DOOMED, Fault, META, NAR, SEGMENT};
 use super::writer::SegmentState;

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{ReadableTable, WriteTransaction};
 
-use super::records::{
-    NarRecord, Small, SmallKey, key_of_path, nar_use_key, path_key, small_last_use,
-};
+use super::command::Reply;
+use super::keys::{SmallKey, key_of_path, nar_use_key, path_key};
+use super::records::{NarRecord, Small, small_last_use};
 use super::session::{Session, Used};
 use super::tables::{DOCUMENT, Fault, NAR, NAR_USE, NARINFO, PATHS, SMALL_USE};
-use super::writer::{Durable, Reply, Writer};
+use super::writer::{Durable, Writer};
 use super::{Error, Origin, StoredNarInfo, lock};
 use crate::nix::{NarHash, StorePathHash};
 
