@@ -34,7 +34,7 @@ impl<'b> Reader<'b> {
     fn u16(&mut self) -> Result<u16, Fault> {
         Ok(u16::from_be_bytes(self.array()?))
     }
-    fn u32(&mut self) -> Result<u32, Fault> {
+    pub(super) fn u32(&mut self) -> Result<u32, Fault> {
         Ok(u32::from_be_bytes(self.array()?))
     }
     pub(super) fn u64(&mut self) -> Result<u64, Fault> {
@@ -44,17 +44,18 @@ impl<'b> Reader<'b> {
         match self.u8()? {
             0 => Ok(Origin::Upstream),
             1 => Ok(Origin::Ours),
+            2 => Ok(Origin::Kept),
             _ => Err(self.damaged()),
         }
     }
-    fn flag(&mut self) -> Result<bool, Fault> {
+    pub(super) fn flag(&mut self) -> Result<bool, Fault> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
             _ => Err(self.damaged()),
         }
     }
-    fn end(self) -> Result<(), Fault> {
+    pub(super) fn end(self) -> Result<(), Fault> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.damaged()) }
     }
 }
@@ -64,6 +65,7 @@ pub(super) const fn origin_byte(origin: Origin) -> u8 {
     match origin {
         Origin::Upstream => 0,
         Origin::Ours => 1,
+        Origin::Kept => 2,
     }
 }
 
