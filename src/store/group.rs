@@ -112,10 +112,7 @@ impl Writer {
             file_hash: finished.file_hash,
             file_size,
             // What waits for something is kept with the group.
-            origin: match finished.origin {
-                Origin::Upstream => Origin::Upstream,
-                Origin::Ours | Origin::Kept => Origin::Ours,
-            },
+            origin: finished.origin.min(Origin::Ours),
             doomed: false,
             changed,
             last_use: self.session.tick(),

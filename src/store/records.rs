@@ -198,7 +198,7 @@ impl Small<StoredNarInfo> {
         let upstream = upstream.get(..usize::from(upstream_len)).unwrap_or_default();
         let mut out = Vec::with_capacity(11 + upstream.len() + text.len());
         out.extend_from_slice(&self.last_use.to_be_bytes());
-        out.push(origin_byte(self.value.origin));
+        out.push(origin_byte(self.value.origin.min(Origin::Ours)));
         out.extend_from_slice(&upstream_len.to_be_bytes());
         out.extend_from_slice(upstream);
         out.extend_from_slice(text.as_bytes());
@@ -220,7 +220,7 @@ impl Small<(Origin, Vec<u8>)> {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(9 + self.value.1.len());
         out.extend_from_slice(&self.last_use.to_be_bytes());
-        out.push(origin_byte(self.value.0));
+        out.push(origin_byte(self.value.0.min(Origin::Ours)));
         out.extend_from_slice(&self.value.1);
         out
     }

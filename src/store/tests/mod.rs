@@ -11,3 +11,4 @@ mod push_index;
 mod push_kit;
 mod rest;
 mod trouble;
+mod uploads;
