@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use super::accepts::PushOp;
 use super::fill::Fill;
 use super::layout::Row;
 use super::nar::{HeldNar, Place};
@@ -31,6 +32,10 @@ pub(super) enum Command {
 pub(super) enum Act {
     /// Changes of the index that need no durability of their own.
     Index(IndexOp),
+    /// What is made durable together with its NARs.
+    Push(PushOp),
+    /// Rows of the queue are damaged.
+    MendQueue,
     /// More ids for fills: all reserved ones are given.
     Ids(Reply<()>),
     /// Room is wanted that is not there.
@@ -56,12 +61,17 @@ impl Act {
     pub(super) fn refuse(self, error: Error) {
         match self {
             Self::Index(op) => op.refuse(error),
+            Self::Push(op) => op.refuse(error),
             Self::Ids(reply) | Self::Withdraw { reply, .. } | Self::Flush(reply) => {
                 drop(reply.send(Err(error)));
             }
             Self::Room { reply, .. } => drop(reply.send(Err(error))),
             Self::Finish { reply, .. } => drop(reply.send(Err(error))),
-            Self::Row { .. } | Self::Abandon(_) | Self::Damaged { .. } | Self::Unread => {}
+            Self::Row { .. }
+            | Self::Abandon(_)
+            | Self::Damaged { .. }
+            | Self::MendQueue
+            | Self::Unread => {}
         }
     }
 }

@@ -7,6 +7,7 @@ use redb::WriteTransaction;
 
 use super::command::Reply;
 use super::index::Index;
+use super::kept::KEPT_FROM;
 use super::keys::{id_of_key, nar_use_key};
 use super::records::{NarRecord, number};
 use super::removal::{Removal, takes_of};
@@ -104,7 +105,7 @@ impl Writer {
         let mut renewed = Vec::new();
         session.index.read(|txn| {
             let mut bytes = 0;
-            for entry in NAR_USE.open_for_read(txn)?.range::<&[u8]>(..)? {
+            for entry in NAR_USE.open_for_read(txn)?.range::<&[u8]>(..KEPT_FROM.as_slice())? {
                 let (key, _) = entry?;
                 if bytes >= wanted || chosen.len() + renewed.len() >= NARS_A_SLICE {
                     break;
@@ -137,7 +138,8 @@ impl Writer {
     pub(super) fn doom(&mut self, chosen: &[(u64, NarRecord)]) -> Result<(), Fault> {
         self.commit_index(Durable::Yes, |writer, txn| {
             for (id, record) in chosen {
-                doom_in(txn, *id, record)?;
+                let gone = doom_in(txn, *id, record)?;
+                writer.uncount_kept(&gone);
             }
             writer.totals.nars -= u64::try_from(chosen.len()).unwrap_or(0).min(writer.totals.nars);
             Ok(())
@@ -160,22 +162,24 @@ impl Writer {
     }
 }
 
-fn doom_in(txn: &WriteTransaction, id: u64, record: &NarRecord) -> Result<(), Fault> {
+/// Says what it was when it went.
+fn doom_in(txn: &WriteTransaction, id: u64, record: &NarRecord) -> Result<NarRecord, Fault> {
     let key = id.to_be_bytes();
     // The use may have been written since the record was read.
     let current = NAR.get_in(txn, &key)?.map(|body| NarRecord::from_bytes(NAR, &body));
     let current = current.transpose()?.unwrap_or_else(|| record.clone());
     NAR_USE.remove(txn, &nar_use_key(current.origin, current.last_use, id))?;
-    NAR.insert(txn, &key, &NarRecord { doomed: true, ..current }.to_bytes())?;
+    let doomed = NarRecord { doomed: true, ..current };
+    NAR.insert(txn, &key, &doomed.to_bytes())?;
     DOOMED.insert(txn, &key, &[])?;
     let held = NAR_HASH.get_in(txn, record.nar_hash.as_bytes())?;
     if held.is_some_and(|held| held == key) {
         NAR_HASH.remove(txn, record.nar_hash.as_bytes())?;
     }
-    Ok(())
+    Ok(doomed)
 }
 
-fn held_in(index: &Index, nar_hash: NarHash) -> Result<Option<(u64, NarRecord)>, Fault> {
+pub(super) fn held_in(index: &Index, nar_hash: NarHash) -> Result<Option<(u64, NarRecord)>, Fault> {
     index.read(|txn| {
         let Some(id) = NAR_HASH.get(txn, nar_hash.as_bytes())? else { return Ok(None) };
         let id = number(NAR_HASH, &id)?;

@@ -17,7 +17,7 @@ use super::removal::takes_of;
 use super::session::Entry;
 use super::tables::{FILE_HASH, Fault, LISTING, META, NAR, NAR_HASH, NAR_USE, SEGMENT};
 use super::writer::{Durable, SegmentState, Writer, write_txn};
-use super::{Error, Finished, lock};
+use super::{Error, Finished, Origin, lock};
 
 /// A group is committed at so many bytes of rows: what a power cut may cost.
 const GROUP_BYTES_MAX: u64 = 64 << 20;
@@ -111,7 +111,8 @@ impl Writer {
             nar_size: finished.nar_size,
             file_hash: finished.file_hash,
             file_size,
-            origin: finished.origin,
+            // What waits for something is kept with the group.
+            origin: finished.origin.min(Origin::Ours),
             doomed: false,
             changed,
             last_use: self.session.tick(),
@@ -127,6 +128,7 @@ impl Writer {
         self.group_bytes >= GROUP_BYTES_MAX
             || self.group.len() >= GROUP_NARS_MAX
             || since.elapsed() >= GROUP_AGE_MAX
+            || self.pushes_are_due()
             || self.is_quiet()
     }
 
@@ -137,23 +139,33 @@ impl Writer {
         self.apply_ops()?;
         self.sync_segment()?;
         let group = std::mem::take(&mut self.group);
+        let pushes = std::mem::take(&mut self.pushes);
+        self.urgent_since = None;
         self.group_bytes = 0;
         self.waiting_since = None;
         self.observe_disk();
         if self.closing {
             self.renew_notes();
         }
-        if group.is_empty() && !self.index_dirty && self.changed_segments.is_empty() {
+        let is_clean = !self.index_dirty && self.changed_segments.is_empty();
+        if group.is_empty() && pushes.is_empty() && is_clean {
             return Ok(());
         }
         for nar in &group {
             self.count_known(&nar.record);
         }
         self.renew_notes();
+        let mut pushed = Vec::new();
+        let any_kept = !lock(&self.session.kept).is_nothing();
         self.commit_index(Durable::Yes, |writer, txn| {
             for nar in &group {
                 insert_nar(txn, nar)?;
+                if any_kept {
+                    writer.settle(txn, nar.record.nar_hash, Origin::Ours)?;
+                }
             }
+            pushed = writer.pushes_in(txn, pushes)?;
+            writer.bound_small(txn)?;
             writer.write_uses(txn)
         })?;
         let mut overlay = lock(&self.session.overlay);
@@ -163,7 +175,8 @@ impl Writer {
                 overlay.nars.remove(&hash);
             }
         }
-        Ok(())
+        drop(overlay);
+        self.pushed(pushed)
     }
 
     /// The rows of a NAR are known to the index from now on.
@@ -224,6 +237,7 @@ impl Writer {
         }
         session.narinfos.store(self.totals.narinfos, Ordering::Relaxed);
         session.nars.store(self.totals.nars, Ordering::Relaxed);
+        lock(&session.kept).bytes = self.totals.kept_bytes;
         session.space.publish(&self.shared.metrics);
         Ok(())
     }

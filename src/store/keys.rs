@@ -57,13 +57,18 @@ pub(super) fn id_of_row(key: &[u8]) -> Option<u64> {
 pub(super) enum SmallKey {
     Narinfo(StorePathHash),
     Document(String),
+    Alias(AliasKey),
 }
+
+/// The key of `alias-1`: SHA-256 of the uploader's file, and the byte of its name's ending.
+pub(super) type AliasKey = [u8; 33];
 
 impl SmallKey {
     pub(super) fn table(&self) -> Table {
         match self {
             Self::Narinfo(_) => super::tables::NARINFO,
             Self::Document(_) => super::tables::DOCUMENT,
+            Self::Alias(_) => super::tables::ALIAS,
         }
     }
 
@@ -71,6 +76,7 @@ impl SmallKey {
         match self {
             Self::Narinfo(key) => key.as_bytes(),
             Self::Document(name) => name.as_bytes(),
+            Self::Alias(key) => key,
         }
     }
 
@@ -79,6 +85,7 @@ impl SmallKey {
         out.push(match self {
             Self::Narinfo(_) => 0,
             Self::Document(_) => 1,
+            Self::Alias(_) => 2,
         });
         out.extend_from_slice(self.key());
         out
@@ -92,6 +99,7 @@ impl SmallKey {
             1 => String::from_utf8(reader.rest.to_vec())
                 .map(Self::Document)
                 .map_err(|_| reader.damaged()),
+            2 => Ok(Self::Alias(reader.array()?)),
             _ => Err(reader.damaged()),
         }
     }
@@ -106,6 +114,7 @@ mod tests {
     fn keys_order_as_what_they_stand_for() {
         let key = |origin, last_use, id| nar_use_key(origin, last_use, id);
         assert!(key(Origin::Upstream, 900, 1) < key(Origin::Ours, 1, 1));
+        assert!(key(Origin::Ours, u64::MAX, u64::MAX) < key(Origin::Kept, 0, 0));
         assert!(key(Origin::Upstream, 255, 9) < key(Origin::Upstream, 256, 1));
         assert!(row_key(1, 255) < row_key(1, 256));
         assert_eq!(id_of_key(&key(Origin::Ours, 1, 77)), Some(77));
@@ -113,6 +122,7 @@ mod tests {
         for small in [
             SmallKey::Narinfo(StorePathHash::from_bytes([9; 20])),
             SmallKey::Document("log/x.drv".to_owned()),
+            SmallKey::Alias([7; 33]),
         ] {
             let found = SmallKey::from_use_key(SMALL_USE, &small.use_key(8)).unwrap();
             assert_eq!(found, small);

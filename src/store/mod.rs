@@ -51,6 +51,11 @@ mod damage;
 mod rest;
 // What is acknowledged, and waits to be carried on.
 mod push;
+mod accepts;
+mod uploads;
+mod queue_rows;
+mod queue_care;
+mod kept;
 
 pub use disk::Disk;
 pub use filling::{Growing, NarWriter};

@@ -41,6 +41,9 @@ pub enum Origin {
     Upstream,
     /// Only we have it (pushed, imported).
     Ours,
+    /// Not evicted at all: a NAR that waits to be carried on, or for its narinfo. The store says
+    /// so of its own accord; from a caller it is `Ours`.
+    Kept,
 }
 
 /// A narinfo as it is kept: its `url`, `compression`, `file_hash` and `file_size` are the

@@ -34,7 +34,7 @@ impl<'b> Reader<'b> {
     fn u16(&mut self) -> Result<u16, Fault> {
         Ok(u16::from_be_bytes(self.array()?))
     }
-    fn u32(&mut self) -> Result<u32, Fault> {
+    pub(super) fn u32(&mut self) -> Result<u32, Fault> {
         Ok(u32::from_be_bytes(self.array()?))
     }
     pub(super) fn u64(&mut self) -> Result<u64, Fault> {
@@ -44,17 +44,18 @@ impl<'b> Reader<'b> {
         match self.u8()? {
             0 => Ok(Origin::Upstream),
             1 => Ok(Origin::Ours),
+            2 => Ok(Origin::Kept),
             _ => Err(self.damaged()),
         }
     }
-    fn flag(&mut self) -> Result<bool, Fault> {
+    pub(super) fn flag(&mut self) -> Result<bool, Fault> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
             _ => Err(self.damaged()),
         }
     }
-    fn end(self) -> Result<(), Fault> {
+    pub(super) fn end(self) -> Result<(), Fault> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.damaged()) }
     }
 }
@@ -64,6 +65,7 @@ pub(super) const fn origin_byte(origin: Origin) -> u8 {
     match origin {
         Origin::Upstream => 0,
         Origin::Ours => 1,
+        Origin::Kept => 2,
     }
 }
 
@@ -196,7 +198,7 @@ impl Small<StoredNarInfo> {
         let upstream = upstream.get(..usize::from(upstream_len)).unwrap_or_default();
         let mut out = Vec::with_capacity(11 + upstream.len() + text.len());
         out.extend_from_slice(&self.last_use.to_be_bytes());
-        out.push(origin_byte(self.value.origin));
+        out.push(origin_byte(self.value.origin.min(Origin::Ours)));
         out.extend_from_slice(&upstream_len.to_be_bytes());
         out.extend_from_slice(upstream);
         out.extend_from_slice(text.as_bytes());
@@ -218,7 +220,7 @@ impl Small<(Origin, Vec<u8>)> {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(9 + self.value.1.len());
         out.extend_from_slice(&self.last_use.to_be_bytes());
-        out.push(origin_byte(self.value.0));
+        out.push(origin_byte(self.value.0.min(Origin::Ours)));
         out.extend_from_slice(&self.value.1);
         out
     }

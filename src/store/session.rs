@@ -11,12 +11,13 @@ use bytes::Bytes;
 use super::command::{Act, Command};
 use super::fill::Fill;
 use super::index::Index;
-use super::keys::SmallKey;
+use super::kept::Kept;
+use super::keys::{AliasKey, SmallKey};
 use super::records::NarRecord;
 use super::segment::Segments;
 use super::shared::Shared;
 use super::space::Space;
-use super::{Figures, StoredNarInfo, lock};
+use super::{Alias, Figures, StoredNarInfo, lock};
 use crate::nix::{NarHash, StorePathHash};
 
 /// Uses kept in memory until they are written with something else; more are not recorded, which
@@ -41,6 +42,8 @@ pub(super) struct Overlay {
     pub(super) nars: HashMap<NarHash, Arc<Entry>>,
     /// narinfos on their way to the index; `None`: withdrawn.
     pub(super) narinfos: HashMap<StorePathHash, Arc<Option<StoredNarInfo>>>,
+    /// Names of uploads on their way to the index.
+    pub(super) aliases: HashMap<AliasKey, Alias>,
 }
 
 /// Who reads what, and what nobody may begin to read.
@@ -103,6 +106,8 @@ pub(super) struct Session {
     pub(super) space: Space,
     pub(super) overlay: Mutex<Overlay>,
     pub(super) pins: Mutex<Pins>,
+    /// What may not be evicted, in figures.
+    pub(super) kept: Arc<Mutex<Kept>>,
     /// Fills that are being written, by their ids.
     pub(super) fills: Mutex<HashMap<u64, Arc<Fill>>>,
     /// Ids reserved durably and not given: the next, and the end.
@@ -129,6 +134,7 @@ impl Session {
             space,
             overlay: Mutex::default(),
             pins: Mutex::default(),
+            kept: Arc::default(),
             fills: Mutex::default(),
             ids: Mutex::default(),
             opened: Instant::now(),

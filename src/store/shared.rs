@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::backend::Meters;
 use super::command::{Act, Command, Reply};
+use super::kept::Kept;
 use super::queue::{Popped, Queue};
 use super::session::Session;
 use super::tables::Fault;
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     /// True once the first attempt to open has ended.
     pub(super) first_opened: watch::Sender<bool>,
     status: Mutex<Status>,
+    /// What may not be evicted, in figures: the session's, and the last one's when there is none.
+    pub(super) kept: Mutex<Arc<Mutex<Kept>>>,
 }
 
 enum Status {
@@ -71,6 +74,7 @@ impl Shared {
             pending_rows: Arc::new(Semaphore::new(PENDING_ROWS_MAX)),
             shunned: Mutex::default(),
             first_opened: watch::Sender::new(false),
+            kept: Mutex::default(),
             status: Mutex::new(Status::Degraded { reason, since: Instant::now() }),
         }
     }
@@ -81,6 +85,11 @@ impl Shared {
             Status::Degraded { reason, .. } => Err(Error::Degraded(reason.clone())),
             Status::Closed => Err(Error::Closing),
         }
+    }
+
+    /// What may not be evicted, or was last known not to be.
+    pub(super) fn kept(&self) -> Arc<Mutex<Kept>> {
+        lock(&self.kept).clone()
     }
 
     pub(super) fn state(&self) -> State {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use redb::{Database, Durability, WriteTransaction};
 
+use super::accepts::PushOp;
 use super::command::{Act, Command};
 use super::evict::Waiting;
 use super::group::{Finishing, GROUP_AGE_MAX};
@@ -91,6 +92,10 @@ pub(super) struct Writer {
     pub(super) landing_bytes: usize,
     pub(super) finishing: Vec<Finishing>,
     pub(super) ops: Vec<IndexOp>,
+    /// What is written with the next group.
+    pub(super) pushes: Vec<PushOp>,
+    /// Since when somebody waits for that.
+    pub(super) urgent_since: Option<Instant>,
     pub(super) group: Vec<Arc<Entry>>,
     /// Rows landed since the last group.
     pub(super) group_bytes: u64,
@@ -124,6 +129,8 @@ impl Writer {
             landing_bytes: 0,
             finishing: Vec::new(),
             ops: Vec::new(),
+            pushes: Vec::new(),
+            urgent_since: None,
             group: Vec::new(),
             group_bytes: 0,
             waiting_since: None,
@@ -137,6 +144,9 @@ impl Writer {
     }
 
     pub(super) fn run(&mut self) -> Result<End, Fault> {
+        if lock(&self.session.kept).is_damaged {
+            self.mend_queue()?;
+        }
         loop {
             match self.shared.commands.pop(Some(self.patience())) {
                 Popped::Item(Command::Close) | Popped::Closed => {
@@ -159,6 +169,8 @@ impl Writer {
                         act.refuse(Error::Degraded("the store was opened again".into()));
                     }
                 }
+                // Nobody else joins those who wait for a commit.
+                Popped::TimedOut if self.urgent_since.is_some() => self.commit_group()?,
                 Popped::TimedOut => {
                     self.land()?;
                     self.apply_ops()?;
@@ -177,6 +189,7 @@ impl Writer {
         let busy = !self.landing.is_empty()
             || !self.finishing.is_empty()
             || !self.ops.is_empty()
+            || self.urgent_since.is_some()
             || self.has_background_work();
         self.session.busy.store(busy, Ordering::Release);
         if busy {
@@ -205,6 +218,11 @@ impl Writer {
             Act::Index(op) => {
                 self.ops.push(op);
                 if self.ops.len() >= OPS_MAX { self.apply_ops() } else { Ok(()) }
+            }
+            Act::MendQueue => self.mend_queue(),
+            Act::Push(op) => {
+                self.push(op);
+                Ok(())
             }
             Act::Ids(reply) => {
                 self.reserve_ids()?;
@@ -242,6 +260,9 @@ impl Writer {
             drop(finishing.reply.send(Err(error())));
         }
         for op in self.ops.drain(..) {
+            op.refuse(error());
+        }
+        for op in self.pushes.drain(..) {
             op.refuse(error());
         }
         for waiting in self.room.drain(..) {
