@@ -1,7 +1,7 @@
 //! Puts to a bucket: what is sent, what is tried again, what it means when it fails.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -34,24 +34,44 @@ struct Counted {
 
 const WELL: Counted = Counted { fails_at: u64::MAX, lacks: 0 };
 
-fn bytes_of(from: u64, to: u64) -> Bytes {
-    (from..to).map(|n| u8::try_from((n ^ (n >> 13)) & 0xff).unwrap()).collect()
+/// A prime, so that no two parts are alike.
+const PERIOD: usize = 1_048_583;
+
+static PATTERN: LazyLock<Bytes> =
+    LazyLock::new(|| (0..PERIOD).map(|n| u8::try_from((n ^ (n >> 9)) & 0xff).unwrap()).collect());
+
+/// The bytes from a place on, as many as the pattern has in a row there.
+fn piece(from: u64, to: u64) -> Bytes {
+    let at = usize::try_from(from).unwrap() % PERIOD;
+    let len = usize::try_from(to - from).unwrap().min(PERIOD - at);
+    PATTERN.slice(at..at + len)
+}
+
+fn bytes_of(from: u64, to: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(usize::try_from(to - from).unwrap());
+    let mut at = from;
+    while at < to {
+        let piece = piece(at, to);
+        at += u64::try_from(piece.len()).unwrap();
+        bytes.extend_from_slice(&piece);
+    }
+    bytes
 }
 
 impl Source for Counted {
     fn read(&self, from: u64, to: u64) -> BoxStream<'_, io::Result<Bytes>> {
         let end = to.saturating_sub(self.lacks);
-        let step = 255 * 1024;
-        stream::iter((from..end).step_by(step))
-            .map(move |at| {
-                let to = end.min(at + u64::try_from(step).unwrap());
-                if to > self.fails_at {
-                    Err(io::ErrorKind::Other.into())
-                } else {
-                    Ok(bytes_of(at, to))
-                }
-            })
-            .boxed()
+        let next = move |at: u64| async move {
+            if at >= end {
+                return None;
+            }
+            let piece = piece(at, end.min(at + 255 * 1024));
+            let to = at + u64::try_from(piece.len()).unwrap();
+            let piece =
+                if to > self.fails_at { Err(io::ErrorKind::Other.into()) } else { Ok(piece) };
+            Some((piece, to))
+        };
+        stream::unfold(from, next).boxed()
     }
 }
 
