@@ -36,7 +36,7 @@ impl Desk {
     pub(super) fn new(site: Arc<Site>) -> Self {
         let (store_dir, names) = (site.store_dir.clone(), site.names.clone());
         Self {
-            front: Front::new(store_dir, site.public_key.as_ref(), names),
+            front: Front::new(store_dir, site.public_keys.clone(), names),
             figures: Figures::new(&site.metrics),
             page_policy: page::policy(),
             machines: Machines::default(),

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::PublicKeys;
 use super::body::{Body, Content};
 use super::front::Front;
 use super::lan::Lan;
@@ -50,7 +51,7 @@ impl World {
 
     /// Answers what needs no cache; all else is 404.
     async fn front(limits: Limits) -> Self {
-        let front = Arc::new(Front::new(StoreDir::default(), None, Vec::new()));
+        let front = Arc::new(Front::new(StoreDir::default(), PublicKeys::default(), Vec::new()));
         Self::start(limits, move |request: Request<Incoming>, _| {
             let front = Arc::clone(&front);
             async move {

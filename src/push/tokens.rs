@@ -6,11 +6,9 @@
 //! whether a server runs or not, and a running one sees that at its next question.
 
 use std::error::Error as _;
-use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::fs::{DirBuilder, File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use tracing::warn;
 
+use crate::durable;
 use crate::nix::base32;
 
 /// What every token begins with, so that one that leaks is known for what it is.
@@ -37,10 +36,6 @@ const FILE_LEN_MAX: u64 = 128 * 1024;
 
 /// Permission bits that let others than the owner write: whoever can, could add a token.
 const OTHERS_WRITE: u32 = 0o022;
-
-/// The one bit beyond the owner's that a file keeps when it is written: a server that reads it by
-/// its group goes on reading it.
-const GROUP_READS: u32 = 0o040;
 
 /// The tokens file.
 #[derive(Debug)]
@@ -266,64 +261,15 @@ impl Tokens {
             .mode(0o700)
             .create(folder)
             .map_err(|error| self.io("make the folder of", error))?;
-        let lock = self.owned_file(&self.beside("lock")).and_then(|lock| {
-            // Held for a few writes by a command that waits for nothing, and gone with it.
-            lock.lock()?;
-            Ok(lock)
-        });
-        let lock = lock.map_err(|error| self.io("lock", error))?;
+        let lock = durable::lock_folder(folder).map_err(|error| self.io("lock", error))?;
         let mut tokens = self.read()?.map(|(_, tokens)| tokens).unwrap_or_default();
         let changed = change(&mut tokens)?;
         if changed {
-            self.write(&tokens).map_err(|error| self.io("write", error))?;
+            durable::write_private(&self.path, &print(&tokens))
+                .map_err(|error| self.io("write", error))?;
         }
         drop(lock);
         Ok(changed)
-    }
-
-    /// All or nothing, whenever the plug is pulled. A link stays one: what it leads to is replaced.
-    fn write(&self, tokens: &[Token]) -> io::Result<()> {
-        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let temporary = self.beside("new");
-        match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = self.owned_file(&temporary)?;
-        if let Ok(metadata) = path.metadata() {
-            let kept = metadata.permissions().mode() & GROUP_READS | 0o600;
-            file.set_permissions(Permissions::from_mode(kept))?;
-        }
-        file.write_all(print(tokens).as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    }
-
-    /// A file for the owner only: of the file that is there, else of its folder, so that what root
-    /// makes by a command can be read by a server that is not root.
-    fn owned_file(&self, path: &Path) -> io::Result<File> {
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let wanted = self.path.metadata().or_else(|_| folder.metadata())?;
-        let made = file.metadata()?;
-        if (made.uid(), made.gid()) != (wanted.uid(), wanted.gid()) {
-            let changed = std::os::unix::fs::fchown(&file, Some(wanted.uid()), Some(wanted.gid()));
-            // A group of its folder that is not ours is no harm: nobody reads by it.
-            if made.uid() != wanted.uid() {
-                changed?;
-            }
-        }
-        Ok(file)
-    }
-
-    fn beside(&self, ending: &str) -> PathBuf {
-        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let mut name = path.into_os_string();
-        name.push(".");
-        name.push(ending);
-        PathBuf::from(name)
     }
 
     fn io(&self, act: &'static str, source: io::Error) -> TokensError {
@@ -412,6 +358,8 @@ fn print(tokens: &[Token]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+
     use super::*;
 
     fn tokens() -> (tempfile::TempDir, Tokens) {
@@ -507,7 +455,7 @@ mod tests {
             .map(|n| Token { name: format!("n{n}"), created_s: u64::MAX, digest: [0; 32] })
             .collect();
         tokens.add("first", [0; SECRET_LEN], 0).unwrap();
-        tokens.write(&full).unwrap();
+        durable::write_private(&tokens.path, &print(&full)).unwrap();
         assert_eq!(tokens.list().unwrap(), full);
         assert!(matches!(tokens.add("more", [0; SECRET_LEN], 0), Err(TokensError::TooMany)));
     }
