@@ -50,14 +50,10 @@ impl Front {
             Route::CacheInfo => {
                 Some((Reply::Found(Media::CacheInfo, self.cache_info.clone()), Ended::Hit))
             }
-            Route::PublicKey => {
-                let keys = self.public_keys.all();
-                let lines: String = keys.iter().map(|key| format!("{key}\n")).collect();
-                Some(match keys.is_empty() {
-                    true => (Reply::Absent, Ended::Absent),
-                    false => (Reply::Found(Media::Text, lines.into()), Ended::Hit),
-                })
-            }
+            Route::PublicKey => Some(match self.public_keys.lines() {
+                Some(lines) => (Reply::Found(Media::Text, lines.into()), Ended::Hit),
+                None => (Reply::Absent, Ended::Absent),
+            }),
             Route::Write => {
                 let why = if self.is_ours(request) { Refusal::NoWriter } else { Refusal::Host };
                 let drained = drained(request, body).await;

@@ -27,10 +27,12 @@ mod page;
 mod figures;
 mod reply;
 mod body;
+mod admin;
 
 #[cfg(test)]
 mod tests;
 
+pub use admin::{Admin, AdminSocket};
 pub use lan::{Prefix, PrefixError};
 pub use public_keys::PublicKeys;
 

@@ -19,6 +19,8 @@ pub(super) enum Reply {
     Found(Media, Bytes),
     /// Bytes at hand for people and their tools, never to be kept by a browser.
     Shown(Media, Bytes),
+    /// A command on the admin socket that cannot be done, in JSON.
+    Undone(Bytes),
     /// The page, with its `Content-Security-Policy`.
     Page(Bytes, HeaderValue),
     /// A NAR that is whole here.
@@ -128,6 +130,7 @@ impl Reply {
             Self::NotModified(_) => StatusCode::NOT_MODIFIED,
             Self::Unsatisfiable(_) => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Absent => StatusCode::NOT_FOUND,
+            Self::Undone(_) => StatusCode::CONFLICT,
             Self::Refused { why: Refusal::Host | Refusal::NoWriter, .. } => StatusCode::FORBIDDEN,
         }
     }
@@ -150,6 +153,10 @@ impl Reply {
             Self::Shown(media, body) => {
                 guard(headers);
                 sized(headers, media, body)
+            }
+            Self::Undone(body) => {
+                guard(headers);
+                sized(headers, Media::Json, body)
             }
             Self::Page(body, policy) => {
                 guard(headers);

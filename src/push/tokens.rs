@@ -6,6 +6,7 @@
 //! whether a server runs or not, and a running one sees that at its next question.
 
 use std::error::Error as _;
+use std::fmt::Write as _;
 use std::fs::{DirBuilder, File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -350,8 +351,12 @@ fn digest_of_hex(text: &str) -> Option<[u8; 32]> {
 fn print(tokens: &[Token]) -> String {
     let mut text = String::from("# Tokens of writers: name, SHA-256 of the token, made at.\n");
     for Token { name, created_s, digest } in tokens {
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        text.push_str(&format!("{name} {hex} {created_s}\n"));
+        text.push_str(name);
+        text.push(' ');
+        for byte in digest {
+            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+        }
+        writeln!(text, " {created_s}").expect("writing to a String cannot fail");
     }
     text
 }
@@ -379,7 +384,8 @@ mod tests {
         let tower = commands.add("tower", [2; SECRET_LEN], 8).unwrap();
         assert_eq!(server.verdict(&laptop).unwrap(), Verdict::Writer("laptop".into()));
         assert_eq!(server.verdict(&tower).unwrap(), Verdict::Writer("tower".into()));
-        for wrong in ["", "laptop", "snowberry_", &laptop[1..], &format!("{laptop} ")] {
+        let (bare, longer) = (laptop.strip_prefix(PREFIX).unwrap(), format!("{laptop} "));
+        for wrong in ["", "laptop", PREFIX, bare, &longer] {
             assert_eq!(server.verdict(wrong).unwrap(), Verdict::Unknown, "{wrong:?}");
         }
         assert!(commands.remove("laptop").unwrap());
@@ -398,7 +404,8 @@ mod tests {
         let token = tokens.add("a", [3; SECRET_LEN], 0).unwrap();
         let mode = tokens.path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(!std::fs::read_to_string(&tokens.path).unwrap().contains(&token[10..]));
+        let secret = token.strip_prefix(PREFIX).unwrap();
+        assert!(!std::fs::read_to_string(&tokens.path).unwrap().contains(secret));
     }
 
     #[test]
@@ -407,10 +414,10 @@ mod tests {
         let token = tokens.add("a", [4; SECRET_LEN], 0).unwrap();
         let good = std::fs::read_to_string(&tokens.path).unwrap();
         let line = good.lines().last().unwrap();
-        let cut = &good[..good.len() - 12];
+        let cut = good.split_at(good.len() - 12).0;
         let short = line.replace(' ', " 0");
         let twice = format!("{good}{line}\n");
-        let surplus = format!("{} x\n", line);
+        let surplus = format!("{line} x\n");
         let long = format!("{good}#{}\n", "x".repeat(usize::try_from(FILE_LEN_MAX).unwrap()));
         let many: String =
             (0..=TOKENS_MAX).map(|n| line.replacen('a', &format!("n{n}"), 1) + "\n").collect();
