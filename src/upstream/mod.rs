@@ -42,7 +42,7 @@ pub use credentials::CredentialsError;
 pub use encoding::EncodingError;
 pub use error::{Asked, Error};
 pub use health::{Health, HealthState};
-pub use put::{Object, ObjectHead, Source};
+pub use put::{Object, ObjectHead, Setback, Source};
 
 use folder::Folder;
 use health::Breaker;
