@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 16] = [
+pub const KEYS: [Key; 17] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -145,5 +145,12 @@ pub const KEYS: [Key; 16] = [
         "none",
         "A file of header lines, such as \"Authorization: Bearer TOKEN\", sent with each request \
          to an http or https upstream. Never logged, never sent to another host.",
+    ),
+    key(
+        "upstream.push",
+        "true or false",
+        "false",
+        "Carries what the house builds to this upstream. Only for s3 and file; the credentials \
+         of an s3 upstream must be allowed to put.",
     ),
 ];

@@ -270,6 +270,7 @@ fn default_upstream() -> upstream::Config {
         credentials_file: None,
         netrc_file: None,
         headers_file: None,
+        push: false,
     }
 }
 

@@ -5,6 +5,7 @@ mod error;
 mod health;
 mod location;
 mod encoding;
+mod xml;
 mod secrets;
 mod credentials;
 mod client;
@@ -17,6 +18,7 @@ mod folder;
 mod open;
 mod waiting;
 mod put;
+mod bucket;
 #[cfg(test)]
 mod tests;
 
@@ -37,6 +39,7 @@ use crate::nix::narinfo::NARINFO_LEN_MAX;
 use crate::nix::{CacheInfo, StoreDir, StorePathHash, TrustedKeys};
 
 pub use body::NarBody;
+pub use bucket::{BucketAdmin, Step, StepError, user_policy};
 pub use config::{Config, ConfigError};
 pub use credentials::CredentialsError;
 pub use encoding::EncodingError;
@@ -47,6 +50,7 @@ pub use put::{Object, ObjectHead, Setback, Source};
 use folder::Folder;
 use health::Breaker;
 use http::Http;
+use put::Puts;
 use s3::S3;
 use waiting::Waiting;
 
@@ -123,6 +127,7 @@ struct Inner {
     keys: Option<TrustedKeys>,
     store_dir: StoreDir,
     kind: Kind,
+    is_target: bool,
     patience: Patience,
     started: Instant,
     breaker: Mutex<Breaker>,
@@ -130,6 +135,7 @@ struct Inner {
     is_foreign: AtomicBool,
     small: Places,
     nars: Places,
+    puts: Puts,
     metrics: Metrics,
     label: UpstreamLabel,
 }
@@ -147,6 +153,7 @@ impl Upstream {
         let inner = Inner {
             keys: open::trusted_keys(config)?,
             kind: open::kind(config)?,
+            is_target: config.push,
             patience: PATIENCE,
             url,
             store_dir: store_dir.clone(),
@@ -158,6 +165,7 @@ impl Upstream {
                 late: Some(Arc::new(Semaphore::new(LATE_QUESTIONS_MAX))),
             },
             nars: Places { all: Arc::new(Semaphore::new(NARS_MAX)), late: None },
+            puts: Puts::new(),
             metrics: metrics.clone(),
             label,
         };

@@ -213,6 +213,7 @@ fn open(store: &Store, servers: &[Server], key: &SecretKey, metrics: Metrics) ->
             credentials_file: None,
             netrc_file: None,
             headers_file: None,
+            push: false,
         };
         Upstream::new(&config, &store_dir, &metrics).unwrap()
     });
