@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -136,9 +137,7 @@ impl Rows<'_> {
         }
         let len_max = (to - at).min(self.limit.piece_len_max());
         let len = usize::try_from(len_max).unwrap_or(usize::MAX).min(read.len());
-        let piece = read.split_to(len);
-        self.limit.wait(piece.len()).await;
-        Ok((piece, read))
+        Ok((read.split_to(len), read))
     }
 }
 
@@ -153,6 +152,10 @@ impl Source for Rows<'_> {
             Ok(Some((piece, (next, read))))
         });
         pieces.boxed()
+    }
+
+    fn may_go(&self, len: usize) -> BoxFuture<'_, ()> {
+        Box::pin(self.limit.wait(len))
     }
 }
 

@@ -286,7 +286,10 @@ impl Worker {
         debug!(upstream = %self.url(), what = %name_of(&row.what), said, "not carried");
         let setback = match failed {
             Failed::Target(error) => error.setback(),
-            Failed::Store(_) => Setback::Source,
+            Failed::Store(_) => {
+                self.order.waits_again(&row.what);
+                return self.in_trouble(began, Trouble::Passing, said);
+            }
             Failed::Early => {
                 let waited = bring::now_s().saturating_sub(row.queued_at_s);
                 self.order.early(&row.what, Duration::from_secs(waited), self.now());
@@ -295,11 +298,11 @@ impl Worker {
         };
         match setback {
             Setback::Object => self.park(row, began, said),
-            Setback::Clock | Setback::Source => {
+            Setback::Clock => {
                 self.order.waits_again(&row.what);
                 self.in_trouble(began, Trouble::Passing, said);
             }
-            Setback::Passing | Setback::Target => {
+            Setback::Passing | Setback::Target | Setback::Source => {
                 if self.order.failed(&row.what, self.pace.successes()) {
                     return self.park(row, began, said);
                 }
