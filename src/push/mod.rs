@@ -25,7 +25,12 @@ mod documents;
 mod view;
 mod others;
 mod order;
+mod state;
+mod limit;
+mod bring;
+mod carry;
 mod worker;
+mod sweep;
 mod status;
 
 pub use accept::Refusal;
@@ -86,7 +91,7 @@ impl Push {
             store,
             cache,
             uploads: upload::Uploads::default(),
-            workers: worker::Workers::new(&targets),
+            workers: worker::Workers::new(&targets, config.limit),
             targets,
             others,
             metrics,
@@ -105,5 +110,13 @@ impl Push {
     pub fn set_own_key(&self, own_key: SecretKey) {
         *self.inner.own_key.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
             Some(own_key);
+    }
+}
+
+impl Inner {
+    /// The name of the key that signs what was pushed.
+    fn own_key_name(&self) -> Option<String> {
+        let own_key = self.own_key.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        own_key.as_ref().map(|key| key.public().name().to_owned())
     }
 }
