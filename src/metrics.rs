@@ -93,6 +93,8 @@ pub struct Metrics {
     pub evicted: Counter,
     /// Rows and NARs found damaged, and withdrawn.
     pub corrupt: Counter,
+    /// Paths that were put, and dropped because they are known with another NAR.
+    pub push_differs: Counter,
     /// 1 while an upstream answers, 0 while it does not.
     pub upstream_up: Family<UpstreamLabel, Gauge>,
     /// Seconds from a question to an upstream to the head of its answer.
@@ -121,6 +123,7 @@ impl Metrics {
             disk_written_bytes: Counter::default(),
             evicted: Counter::default(),
             corrupt: Counter::default(),
+            push_differs: Counter::default(),
             upstream_up: Family::default(),
             upstream_request_seconds: Family::new_with_constructor(seconds),
             registry: Arc::default(),
@@ -163,6 +166,8 @@ impl Metrics {
         to.register_with_unit("disk_written", help, bytes, self.disk_written_bytes.clone());
         to.register("evicted", "NARs evicted to make room", self.evicted.clone());
         to.register("corrupt", "Rows and NARs found damaged, and withdrawn", self.corrupt.clone());
+        let help = "Paths that were put, and dropped because they are known with another NAR";
+        to.register("push_differs", help, self.push_differs.clone());
         let help = "1 while the upstream answers, 0 while it does not";
         to.register("upstream_up", help, self.upstream_up.clone());
         let help = "Time from a question to an upstream to the head of its answer";
@@ -197,6 +202,7 @@ mod tests {
             "snowberry_upstream_up{upstream=\"https://cache.example\"} 1",
             "snowberry_evicted_total 0",
             "snowberry_corrupt_total 0",
+            "snowberry_push_differs_total 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }

@@ -5,7 +5,7 @@ use crate::store::HeldNar;
 
 /// Why an upstream's narinfo is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Distrust {
+pub(crate) enum Distrust {
     /// It does not parse.
     #[error("it is no valid narinfo: {0}")]
     Malformed(String),

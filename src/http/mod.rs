@@ -8,6 +8,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::nix::{PublicKey, StoreDir};
+use crate::push::Push;
+use crate::push::tokens::Tokens;
 
 mod server;
 mod lan;
@@ -16,6 +18,8 @@ mod answer;
 mod route;
 mod front;
 mod host_rule;
+mod auth;
+mod upload;
 mod narinfo;
 mod nar;
 mod range;
@@ -39,6 +43,12 @@ use server::{Limits, Server};
 pub struct Site {
     /// The cache that answers.
     pub cache: Cache,
+    /// The write side.
+    pub push: Push,
+    /// Who may write.
+    pub tokens: Arc<Tokens>,
+    /// Whether a token is taken over plain HTTP from other machines (`push.plain`).
+    pub plain: bool,
     /// Every figure.
     pub metrics: Metrics,
     /// The cache's name (`snowberry`).
@@ -65,9 +75,9 @@ pub async fn serve(
     let lan = Lan::new(&site.allow)
         .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
     let desk = Arc::new(Desk::new(site));
-    let answer = move |request, local| {
+    let answer = move |request, ends| {
         let desk = Arc::clone(&desk);
-        async move { desk.answer(request, local).await }
+        async move { desk.answer(request, ends).await }
     };
     Server::new(lan, Limits::default(), answer, stop).run(listeners).await
 }

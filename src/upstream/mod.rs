@@ -39,6 +39,7 @@ use crate::nix::{CacheInfo, StoreDir, StorePathHash, TrustedKeys};
 pub use body::NarBody;
 pub use config::{Config, ConfigError};
 pub use credentials::CredentialsError;
+pub(crate) use encoding::Encoding;
 pub use encoding::EncodingError;
 pub use error::{Asked, Error};
 pub use health::{Health, HealthState};
