@@ -16,9 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
-use crate::nix::{
-    NarHash, NarName, PublicKey, StoreDir, StorePathHash, TrustedKeys, UploadName,
-};
+use crate::nix::{NarHash, NarName, PublicKey, SecretKey, StoreDir, StorePathHash, UploadName};
 use crate::store::{self, Store};
 use crate::upstream::{self, Upstream};
 
@@ -68,6 +66,8 @@ pub struct Config {
     pub store_dir: StoreDir,
     /// Our own keys, present and rotated: always trusted.
     pub own_keys: Vec<PublicKey>,
+    /// Signs what was fetched and whose upstream's signature held; `None` leaves it as it is.
+    pub signer: Option<SecretKey>,
 }
 
 /// How a question ended.
@@ -114,7 +114,7 @@ pub struct Cache {
 /// What the rooms share. No two of its locks are ever held together, none across an await.
 struct Inner {
     config: Config,
-    own_keys: TrustedKeys,
+    own: Mutex<Arc<trust::Own>>,
     store: Store,
     upstreams: Vec<Upstream>,
     metrics: Metrics,
@@ -138,6 +138,11 @@ fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inner {
+    /// Our own keys as they are now.
+    fn own(&self) -> Arc<trust::Own> {
+        Arc::clone(&locked(&self.own))
+    }
+
     fn is_degraded(&self) -> bool {
         matches!(self.store.state(), store::State::Degraded { .. })
     }
@@ -161,7 +166,7 @@ impl Cache {
     ) -> Self {
         let tasks = TaskTracker::new();
         let inner = Inner {
-            own_keys: TrustedKeys::new(config.own_keys.clone()),
+            own: Mutex::new(trust::Own::new(config.own_keys.clone(), config.signer.clone())),
             store,
             upstreams,
             metrics,
@@ -180,6 +185,11 @@ impl Cache {
             config,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Other keys are ours from now on, and another one signs what is fetched.
+    pub fn set_own_keys(&self, own_keys: Vec<PublicKey>, signer: Option<SecretKey>) {
+        *locked(&self.inner.own) = trust::Own::new(own_keys, signer);
     }
 
     /// A narinfo that is ready in memory: no waiting, for the reactor.

@@ -65,7 +65,7 @@ impl Cache {
         keys: Option<&TrustedKeys>,
     ) -> Result<NarInfo, trust::Distrust> {
         let Self { inner } = self;
-        trust::judge(text, key, keys, &inner.own_keys, &inner.config.store_dir)
+        trust::judge(text, key, keys, &inner.own().trusted, &inner.config.store_dir)
     }
 
     /// A narinfo as clients see it.

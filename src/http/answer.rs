@@ -16,7 +16,7 @@ use super::figures::Figures;
 use super::front::Front;
 use super::host_rule;
 use super::machine::Machines;
-use super::reply::{Media, Reply};
+use super::reply::{Media, Refusal, Reply};
 use super::route::{Object, Route, route};
 use super::server::Ends;
 use super::status::Status;
@@ -42,7 +42,7 @@ impl Desk {
     pub(super) fn new(site: Arc<Site>) -> Self {
         let (store_dir, names) = (site.store_dir.clone(), site.names.clone());
         Self {
-            front: Front::new(store_dir, site.public_key.as_ref(), names),
+            front: Front::new(store_dir, site.public_keys.clone(), names),
             figures: Figures::new(&site.metrics),
             page_policy: page::policy(),
             machines: Machines::default(),
@@ -138,8 +138,11 @@ impl Desk {
         ends: Ends,
     ) -> (Reply, Ended) {
         let upload = Upload::new(request, body);
-        let is_ours = self.front.is_ours(request);
-        if let Err(why) = auth::check(&self.site, request, is_ours, ends.peer.ip()).await {
+        if !self.front.is_ours(request) {
+            return upload.refused(Refusal::Host).await;
+        }
+        let guard = auth::Guard { tokens: &self.site.tokens, plain: self.site.push_plain };
+        if let Err(why) = auth::check(guard, request.headers(), ends.peer.ip()).await {
             return upload.refused(why).await;
         }
         upload::answer(&self.site.push, object, upload).await

@@ -4,30 +4,33 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
-use hyper::{HeaderMap, Request};
 use tracing::{debug, warn};
 
-use super::Site;
 use super::reply::Refusal;
-use crate::push::tokens::Verdict;
+use crate::push::tokens::{Tokens, Verdict};
 
-/// Whether who asks from `peer` may write. `is_ours`: the request's Host is one of ours.
+/// What decides who may write.
+pub(super) struct Guard<'a> {
+    /// Who may.
+    pub(super) tokens: &'a Arc<Tokens>,
+    /// Whether a token is taken over plain HTTP from other machines.
+    pub(super) plain: bool,
+}
+
+/// Whether who asks from `peer` with these headers may write.
 pub(super) async fn check(
-    site: &Site,
-    request: &Request<()>,
-    is_ours: bool,
+    guard: Guard<'_>,
+    headers: &HeaderMap,
     peer: IpAddr,
 ) -> Result<(), Refusal> {
-    if !is_ours {
-        return Err(Refusal::Host);
-    }
-    if !site.plain && !is_this_machine(peer) {
+    if !guard.plain && !is_this_machine(peer) {
         return Err(Refusal::Plain);
     }
-    let password = password(request.headers());
+    let password = password(headers);
     let sent_one = password.is_some();
-    let tokens = Arc::clone(&site.tokens);
+    let tokens = Arc::clone(guard.tokens);
     // It may read a file.
     let verdict = tokio::task::spawn_blocking(move || {
         tokens.verdict(password.as_deref().unwrap_or_default())
@@ -43,10 +46,8 @@ pub(super) async fn check(
             Err(Refusal::WrongToken)
         }
         Ok(Ok(Verdict::Unknown)) => Err(Refusal::NoToken),
-        Ok(Err(error)) => {
-            warn!(error = &error as &dyn std::error::Error, "the tokens cannot be read");
-            Err(Refusal::Tokens)
-        }
+        // The log has heard why.
+        Ok(Err(_)) => Err(Refusal::Tokens),
         Err(error) => {
             warn!(error = &error as &dyn std::error::Error, "the tokens cannot be read");
             Err(Refusal::Tokens)

@@ -4,10 +4,11 @@ use bytes::Bytes;
 use hyper::Request;
 
 use super::host_rule;
+use super::public_keys::PublicKeys;
 use super::reply::{Media, Refusal, Reply};
 use super::route::{Object, Route};
 use crate::metrics::Ended;
-use crate::nix::{CacheInfo, PublicKey, StoreDir};
+use crate::nix::{CacheInfo, StoreDir};
 
 /// Lower is asked earlier: before cache.nixos.org, which has 40.
 const PRIORITY: u32 = 30;
@@ -15,19 +16,15 @@ const PRIORITY: u32 = 30;
 /// What is said without asking anybody.
 pub(super) struct Front {
     cache_info: Bytes,
-    public_key: Option<Bytes>,
+    public_keys: PublicKeys,
     names: Vec<String>,
 }
 
 impl Front {
     /// Prepares what never changes.
-    pub(super) fn new(store_dir: StoreDir, key: Option<&PublicKey>, names: Vec<String>) -> Self {
+    pub(super) fn new(store_dir: StoreDir, public_keys: PublicKeys, names: Vec<String>) -> Self {
         let cache_info = CacheInfo { store_dir, want_mass_query: true, priority: Some(PRIORITY) };
-        Self {
-            cache_info: cache_info.to_string().into(),
-            public_key: key.map(|key| format!("{key}\n").into()),
-            names,
-        }
+        Self { cache_info: cache_info.to_string().into(), public_keys, names }
     }
 
     /// The answer, where no cache is needed for it.
@@ -40,10 +37,14 @@ impl Front {
             Route::Object(Object::CacheInfo) | Route::Pushed(Object::CacheInfo) => {
                 Some((Reply::Found(Media::CacheInfo, self.cache_info.clone()), Ended::Hit))
             }
-            Route::PublicKey => Some(match &self.public_key {
-                Some(key) => (Reply::Found(Media::Text, key.clone()), Ended::Hit),
-                None => (Reply::Absent, Ended::Absent),
-            }),
+            Route::PublicKey => {
+                let keys = self.public_keys.all();
+                let lines: String = keys.iter().map(|key| format!("{key}\n")).collect();
+                Some(match keys.is_empty() {
+                    true => (Reply::Absent, Ended::Absent),
+                    false => (Reply::Found(Media::Text, lines.into()), Ended::Hit),
+                })
+            }
             Route::Page | Route::Status | Route::Metrics if !self.is_ours(request) => {
                 Some((Reply::Refused { why: Refusal::Host, drained: true }, Ended::Refused))
             }

@@ -7,9 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::metrics::Metrics;
-use crate::nix::{PublicKey, StoreDir};
-use crate::push::Push;
-use crate::push::tokens::Tokens;
+use crate::nix::StoreDir;
+use crate::push::{Push, tokens::Tokens};
 
 mod server;
 mod lan;
@@ -20,6 +19,7 @@ mod front;
 mod host_rule;
 mod auth;
 mod upload;
+mod public_keys;
 mod narinfo;
 mod nar;
 mod range;
@@ -34,6 +34,7 @@ mod body;
 mod tests;
 
 pub use lan::{Prefix, PrefixError};
+pub use public_keys::PublicKeys;
 
 use answer::Desk;
 use lan::Lan;
@@ -47,14 +48,14 @@ pub struct Site {
     pub push: Push,
     /// Who may write.
     pub tokens: Arc<Tokens>,
-    /// Whether a token is taken over plain HTTP from other machines (`push.plain`).
-    pub plain: bool,
+    /// Whether a token is taken over plain HTTP from other machines than this one.
+    pub push_plain: bool,
     /// Every figure.
     pub metrics: Metrics,
     /// The cache's name (`snowberry`).
     pub name: String,
-    /// The public half of this cache's own key, when there is one.
-    pub public_key: Option<PublicKey>,
+    /// The public halves of this cache's own keys.
+    pub public_keys: PublicKeys,
     /// Nix's store directory.
     pub store_dir: StoreDir,
     /// Host names besides addresses, `localhost` and `*.local` under which the page may be asked.

@@ -68,11 +68,7 @@ pub(super) async fn held_only(
 }
 
 /// Answers a question for a NAR by the name that its uploader gave it.
-pub(super) async fn alias(
-    cache: &Cache,
-    name: UploadName,
-    request: Request<'_>,
-) -> (Reply, Ended) {
+pub(super) async fn alias(cache: &Cache, name: UploadName, request: Request<'_>) -> (Reply, Ended) {
     let asked = request.asked();
     under_alias(cache.alias(name, request.want(&asked)).await, &asked)
 }

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use super::reply::{Refusal, Reply};
 use super::route::{Family, Object};
 use crate::metrics::Ended;
-use crate::nix::narinfo::NARINFO_LEN_MAX;
 use crate::nix::UploadName;
 use crate::nix::cache_info::CACHE_INFO_LEN_MAX;
+use crate::nix::narinfo::NARINFO_LEN_MAX;
 use crate::push::{self, Begun, DOCUMENT_LEN_MAX, Push, Shape, Wrapping};
 use crate::units::ByteSize;
 

@@ -58,7 +58,7 @@ impl Push {
                 inner.drop_differing(key, "here");
                 return Ok(());
             }
-            if inner.has_all(stored, &bound) {
+            if has_all(stored, &bound) {
                 return Ok(());
             }
         }
@@ -77,7 +77,10 @@ impl Push {
                 let Found { narinfo: theirs, upstream, .. } = *found;
                 let signatures = merged.signatures;
                 let (upstream, origin) = (upstream.to_string(), Origin::Upstream);
-                (StoredNarInfo { narinfo: NarInfo { signatures, ..theirs }, upstream, origin }, false)
+                (
+                    StoredNarInfo { narinfo: NarInfo { signatures, ..theirs }, upstream, origin },
+                    false,
+                )
             }
         };
         self.publish(stored, bound, is_queued).await
@@ -122,6 +125,14 @@ fn is_same(a: &NarInfo, b: &NarInfo) -> bool {
     a.store_path == b.store_path && a.nar_hash == b.nar_hash && a.references == b.references
 }
 
+/// Whether nothing of this narinfo is new: it was acknowledged before, and is durable.
+fn has_all(stored: &StoredNarInfo, bound: &Bound) -> bool {
+    let known = &stored.narinfo.signatures;
+    stored.origin == Origin::Ours
+        && bound.upload.as_ref().is_none_or(|(_, alias)| alias.bound)
+        && bound.narinfo.signatures.iter().all(|signature| known.contains(signature))
+}
+
 impl Inner {
     pub(super) fn target_urls(&self) -> Vec<String> {
         self.targets.iter().map(|target| target.url().to_string()).collect()
@@ -160,14 +171,6 @@ impl Inner {
         check_lines(&narinfo, name, &alias)?;
         let nar = self.store.nar(alias.nar_hash).await?.ok_or_else(absent)?;
         Ok(Bound { narinfo, nar, upload: Some((name, alias)) })
-    }
-
-    /// Whether nothing of this narinfo is new: it was acknowledged before, and is durable.
-    fn has_all(&self, stored: &StoredNarInfo, bound: &Bound) -> bool {
-        let known = &stored.narinfo.signatures;
-        stored.origin == Origin::Ours
-            && bound.upload.as_ref().is_none_or(|(_, alias)| alias.bound)
-            && bound.narinfo.signatures.iter().all(|signature| known.contains(signature))
     }
 
     /// What the other upstreams and the targets have decides what becomes of a path.

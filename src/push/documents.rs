@@ -1,6 +1,5 @@
 //! Small documents that are put: `.ls`, logs, realisations, debuginfo.
 
-
 use bytes::Bytes;
 use hyper::HeaderMap;
 use serde::Deserialize;
@@ -117,7 +116,8 @@ fn check(shape: Shape, body: &[u8]) -> Result<(), Refusal> {
             .map(drop)
             .map_err(|_| Refusal::Document("JSON document")),
         Shape::DebugInfo => {
-            const WHAT: &str = "debuginfo redirect: {\"archive\":\"../nar/...\",\"member\":\"...\"}";
+            const WHAT: &str =
+                "debuginfo redirect: {\"archive\":\"../nar/...\",\"member\":\"...\"}";
             let wrong = |_| Refusal::Document(WHAT);
             let found: DebugInfo = serde_json::from_slice(body).map_err(wrong)?;
             let file = found.archive.strip_prefix("../nar/").unwrap_or_default();

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use super::{Inner, Push};
-use crate::nix::{NarHash, NarInfo, Signature, StorePathHash};
+use crate::nix::{NarHash, NarInfo, Signature, StorePathHash, TrustedKeys};
 use crate::upstream::Upstream;
 
 /// How long what all of them said is believed: from the first question of a copy to the narinfo of
@@ -29,6 +29,10 @@ const ASKED_MAX: usize = 64;
 
 /// How long a question behind the answers may take.
 const ASKED_WAIT: Duration = Duration::from_secs(5);
+
+/// Signatures of one narinfo that are verified, at most: real ones have one to three by a trusted
+/// name, and a Pi does some thousands a second.
+const VERIFIED_MAX: usize = 8;
 
 /// What the other upstreams say of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,11 +162,7 @@ impl Inner {
         }
     }
 
-    async fn ask(
-        &self,
-        upstream: &Upstream,
-        key: StorePathHash,
-    ) -> Result<Option<Found>, Trouble> {
+    async fn ask(&self, upstream: &Upstream, key: StorePathHash) -> Result<Option<Found>, Trouble> {
         if upstream.is_resting() {
             return Err(Trouble);
         }
@@ -176,11 +176,15 @@ impl Inner {
         match self.cache.judge(&text, key, keys) {
             Ok(narinfo) => {
                 let fingerprint = narinfo.fingerprint(&self.config.store_dir);
-                let keys = keys.map(|keys| keys.keys()).unwrap_or_default();
-                let holds = |signature: &&Signature| {
-                    keys.iter().any(|key| key.verifies(&fingerprint, signature))
-                };
-                let valid = narinfo.signatures.iter().filter(holds).cloned().collect();
+                let keys = keys.map(TrustedKeys::keys).unwrap_or_default();
+                let by_name = narinfo.signatures.iter().filter_map(|signature| {
+                    let key = keys.iter().find(|key| key.name() == signature.key_name())?;
+                    Some((key, signature))
+                });
+                let holds = by_name
+                    .take(VERIFIED_MAX)
+                    .filter(|(key, signature)| key.verifies(&fingerprint, signature));
+                let valid = holds.map(|(_, signature)| signature.clone()).collect();
                 let upstream = Arc::clone(upstream.url());
                 Ok(Some(Found { narinfo, valid, upstream }))
             }

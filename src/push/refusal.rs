@@ -130,9 +130,10 @@ impl From<store::Error> for Refusal {
         match error {
             store::Error::Degraded(reason) => Self::Degraded(reason),
             store::Error::NoRoom { .. } => Self::NoRoom,
-            store::Error::Slow(_) => Self::Slow,
             // A damaged row has been withdrawn, an abandoned fill was ours: again, from the start.
-            store::Error::Corrupt(_) | store::Error::Abandoned => Self::Slow,
+            store::Error::Slow(_) | store::Error::Corrupt(_) | store::Error::Abandoned => {
+                Self::Slow
+            }
             store::Error::Closing => Self::Degraded("it is being stopped".into()),
         }
     }
@@ -140,11 +141,7 @@ impl From<store::Error> for Refusal {
 
 impl Refusal {
     /// A line that is not what came.
-    pub(super) fn line(
-        line: &'static str,
-        said: &impl ToString,
-        is: &impl ToString,
-    ) -> Self {
+    pub(super) fn line(line: &'static str, said: &impl ToString, is: &impl ToString) -> Self {
         Self::Line { line, said: said.to_string(), is: is.to_string() }
     }
 

@@ -1,7 +1,7 @@
 //! A NAR file that comes in: through the ingest into the store, under the name it was put.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};

@@ -35,6 +35,9 @@ pub struct Config {
     /// Only for `http://` and `https://`.
     #[serde(default)]
     pub headers_file: Option<PathBuf>,
+    /// Carries what the house builds there. Only for `s3://` and `file://`.
+    #[serde(default)]
+    pub push: bool,
 }
 
 /// Without what stands before an `@` in the URL: it may be a password.
@@ -48,6 +51,7 @@ impl fmt::Debug for Config {
             .field("credentials_file", &self.credentials_file)
             .field("netrc_file", &self.netrc_file)
             .field("headers_file", &self.headers_file)
+            .field("push", &self.push)
             .finish()
     }
 }
@@ -95,6 +99,15 @@ pub enum ConfigError {
         url: String,
         /// The configuration's key.
         key: &'static str,
+    },
+    /// `push = true` where nothing can be put.
+    #[error(
+        "upstream {url}: push = true is for s3:// and file:/// only: take it away, or push to the \
+         bucket or the folder behind it"
+    )]
+    NoTarget {
+        /// The URL without user data.
+        url: String,
     },
     /// A file that cannot be read.
     #[error("upstream {url}: cannot read {key} {}: is it there, and may snowberry read it?",

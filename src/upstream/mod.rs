@@ -17,6 +17,7 @@ mod folder;
 mod open;
 mod waiting;
 mod put;
+mod bucket;
 #[cfg(test)]
 mod tests;
 
@@ -37,13 +38,14 @@ use crate::nix::narinfo::NARINFO_LEN_MAX;
 use crate::nix::{CacheInfo, StoreDir, StorePathHash, TrustedKeys};
 
 pub use body::NarBody;
+pub use bucket::{BucketAdmin, Step, StepError, user_policy};
 pub use config::{Config, ConfigError};
 pub use credentials::CredentialsError;
 pub(crate) use encoding::Encoding;
 pub use encoding::EncodingError;
 pub use error::{Asked, Error};
 pub use health::{Health, HealthState};
-pub use put::{Object, ObjectHead, Source};
+pub use put::{Object, ObjectHead, Setback, Source};
 
 use folder::Folder;
 use health::Breaker;
@@ -124,6 +126,7 @@ struct Inner {
     keys: Option<TrustedKeys>,
     store_dir: StoreDir,
     kind: Kind,
+    is_target: bool,
     patience: Patience,
     started: Instant,
     breaker: Mutex<Breaker>,
@@ -148,6 +151,7 @@ impl Upstream {
         let inner = Inner {
             keys: open::trusted_keys(config)?,
             kind: open::kind(config)?,
+            is_target: config.push,
             patience: PATIENCE,
             url,
             store_dir: store_dir.clone(),

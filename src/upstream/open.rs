@@ -60,6 +60,9 @@ fn pointless(config: &Config, keys: &[(&'static str, bool)]) -> Result<(), Confi
 }
 
 fn http(config: &Config) -> Result<Kind, ConfigError> {
+    if config.push {
+        return Err(ConfigError::NoTarget { url: redact(&config.url) });
+    }
     pointless(config, &[("credentials-file", config.credentials_file.is_some())])?;
     let url = parse(config)?;
     let of_url = secrets::of_url(&url);

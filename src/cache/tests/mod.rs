@@ -213,6 +213,7 @@ fn open(store: &Store, servers: &[Server], key: &SecretKey, metrics: Metrics) ->
             credentials_file: None,
             netrc_file: None,
             headers_file: None,
+            push: false,
         };
         Upstream::new(&config, &store_dir, &metrics).unwrap()
     });
@@ -222,6 +223,7 @@ fn open(store: &Store, servers: &[Server], key: &SecretKey, metrics: Metrics) ->
         codec_memory_bytes: 48 << 20,
         store_dir: store_dir.clone(),
         own_keys: Vec::new(),
+        signer: None,
     };
     Cache::patient(config, store.clone(), upstreams, metrics, Patience { silence: SILENCE })
 }

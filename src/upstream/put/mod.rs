@@ -44,7 +44,7 @@ pub struct Object<'a> {
 impl Upstream {
     /// Whether what the house builds is carried there (`push = true`).
     pub fn is_target(&self) -> bool {
-        todo!()
+        self.inner.is_target
     }
 
     /// What is known of an object; `None` when it is not there. Not asked through the breaker:
