@@ -12,6 +12,7 @@ use tracing::{debug, info};
 use super::{Push, Refusal};
 use crate::cache::Unpacking;
 use crate::cache::ingest::{self, Feed, Ingested, NarLen, SNIFF_LEN};
+use crate::nix::nar::NarError;
 use crate::nix::{Compression, UploadName};
 use crate::store::{Alias, Finished, NarWriter, Origin, Reservation};
 use crate::units::ByteSize;
@@ -221,7 +222,11 @@ impl NarUpload {
         let inner = &push.inner;
         let mut work = work.ok_or_else(|| Refusal::NotANar("it is empty".to_owned()))?;
         let ingested = work.end(inner.config.nar_size_max).await?;
-        let Ingested { nar_hash, nar_size, file_hash, source_hash, listing, tail } = ingested;
+        let Ingested { nar_hash, nar_size, file_hash, source_hash, listing, flaw, tail } = ingested;
+        // Old Nix packs and unpacks directories of any depth.
+        if let Some(flaw) = flaw.filter(|flaw| !matches!(flaw, NarError::Depth(_))) {
+            return Err(Refusal::NotANar(flaw.to_string()));
+        }
         if source_hash != Some(name.file_hash) {
             info!(%name, "an upload is not what its name says");
             return Err(Refusal::WrongFile);

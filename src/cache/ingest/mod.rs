@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use crate::nix::nar::NarError;
 use crate::nix::{FileHash, NarHash};
 
 mod decode;
@@ -103,6 +104,8 @@ pub(crate) struct Ingested {
     pub(crate) source_hash: Option<FileHash>,
     /// The `.ls` document, when it was small enough to make.
     pub(crate) listing: Option<Bytes>,
+    /// Why no Nix would unpack it. What was signed is passed on all the same.
+    pub(crate) flaw: Option<NarError>,
     /// The last bytes of the zstd stream, never empty: to be handed on only after the hash was
     /// compared, so that no client can take a wrong NAR for a whole one.
     pub(crate) tail: Bytes,

@@ -57,6 +57,7 @@ pub(super) fn run(
         nar_size: seen.nar_size,
         file_hash,
         listing: seen.listing,
+        flaw: seen.flaw,
         tail,
     })
 }
