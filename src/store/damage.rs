@@ -2,10 +2,11 @@
 //! used, the disk. Each takes only its own with it.
 
 use super::index::Index;
+use super::keys::id_of_key;
 use super::lock;
 use super::nar::Place;
-use super::records::{NarRecord, Part, id_of_key};
-use super::session::sentence;
+use super::records::{NarRecord, Part};
+use super::shared::sentence;
 use super::tables::{Fault, NAR};
 use super::writer::{Durable, Writer};
 use crate::nix::NarHash;

@@ -1,27 +1,23 @@
-//! Landing rows, finishing NARs, and the group commit: segment first, then index.
+//! Finishing NARs, and the group commit: segment first, then index.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use redb::WriteTransaction;
 
-use super::disk::Mode;
+use super::command::Reply;
 use super::fill::Fill;
 use super::index::{META_NEXT_ID, META_TOTALS};
-use super::layout::{Row, row_takes};
+use super::keys::nar_use_key;
 use super::nar::{HeldNar, entry_of};
-use super::records::{NarRecord, nar_use_key, row_key};
-use super::segment::WRITE_CACHE_BYTES;
+use super::records::{NarRecord, file_hash};
+use super::removal::takes_of;
 use super::session::Entry;
-use super::tables::{FILE_HASH, Fault, LISTING, META, NAR, NAR_HASH, NAR_USE, ROWS, SEGMENT};
-use super::writer::{Durable, Reply, SegmentState, Writer, write_txn};
-use super::{Error, Finished, lock};
-
-/// Rows of one transaction: below a quarter of the segment's cache, or redb writes them twice.
-const LANDING_BYTES_MAX: usize = 4 << 20;
+use super::tables::{FILE_HASH, Fault, LISTING, META, NAR, NAR_HASH, NAR_USE, SEGMENT};
+use super::writer::{Durable, SegmentState, Writer, write_txn};
+use super::{Error, Finished, Origin, lock};
 
 /// A group is committed at so many bytes of rows: what a power cut may cost.
 const GROUP_BYTES_MAX: u64 = 64 << 20;
@@ -35,21 +31,6 @@ pub(super) const GROUP_AGE_MAX: Duration = Duration::from_mins(1);
 /// Ids that are reserved at a time; a crash wastes at most so many of 2^64.
 const IDS_A_BLOCK: u64 = 4096;
 
-/// A segment takes new rows while it counts less: with redb's own pages its file stays at 1 GiB,
-/// whose allocator state is small enough to be written with each commit.
-/// Tests want several.
-const SEGMENT_FULL_BYTES: u64 = if cfg!(test) { 16 << 20 } else { 960 << 20 };
-
-/// A segment that counts less is worth being filled again.
-const SEGMENT_REUSE_BYTES: u64 = SEGMENT_FULL_BYTES / 4 * 3;
-
-/// A row that is to be landed.
-pub(super) struct Landing {
-    pub(super) fill: Arc<Fill>,
-    pub(super) row: Row,
-    pub(super) value: Bytes,
-}
-
 /// A NAR whose rows have come.
 pub(super) struct Finishing {
     pub(super) fill: Arc<Fill>,
@@ -58,144 +39,9 @@ pub(super) struct Finishing {
 }
 
 impl Writer {
-    /// A row is to be landed with others.
-    pub(super) fn row(&mut self, landing: Landing) -> Result<(), Fault> {
-        self.landing_bytes += landing.value.len();
-        self.landing.push(landing);
-        if self.landing_bytes < LANDING_BYTES_MAX {
-            return Ok(());
-        }
-        self.land()?;
-        self.in_the_background()
-    }
-
-    /// Lands the rows that came and finishes the NARs that are whole with them.
-    pub(super) fn land(&mut self) -> Result<(), Fault> {
-        self.landing_bytes = 0;
-        let mut rows = std::mem::take(&mut self.landing);
-        loop {
-            let void = rows.extract_if(.., |landing| !landing.fill.is_open());
-            self.session.space.free(void.map(|landing| row_takes(landing.row.body)).sum());
-            if rows.is_empty() {
-                break;
-            }
-            let segment = self.segment_for_rows()?;
-            match self.land_rows(segment, &rows) {
-                Ok(()) => break,
-                // Where only the segment failed, they go to another one.
-                Err(fault) => self.segment_trouble(segment, fault)?,
-            }
-        }
-        for finishing in std::mem::take(&mut self.finishing) {
-            self.finish(finishing)?;
-        }
-        Ok(())
-    }
-
-    fn land_rows(&mut self, segment: u32, rows: &[Landing]) -> Result<(), Fault> {
-        self.session.segments.write(segment, |database| {
-            let txn = write_txn(database, Durable::No)?;
-            let mut table = ROWS.open_in(&txn)?;
-            for Landing { fill, row, value } in rows {
-                table.insert(row_key(fill.id, row.number).as_slice(), &**value)?;
-            }
-            drop(table);
-            Ok(txn.commit()?)
-        })?;
-        self.segment_dirty = true;
-        self.waiting_since.get_or_insert_with(Instant::now);
-        let mut takes = 0;
-        for Landing { fill, row, .. } in rows {
-            fill.landed(segment, *row);
-            takes += row_takes(row.body);
-        }
-        self.group_bytes += takes;
-        let state = self.segments.entry(segment).or_default();
-        state.unknown_bytes += takes;
-        // What rows really took of the file system is known only now, and fills are let in by it.
-        self.observe_disk();
-        let state = self.segments.entry(segment).or_default();
-        if state.bytes() >= SEGMENT_FULL_BYTES {
-            self.leave_current()?;
-        }
-        Ok(())
-    }
-
-    /// Makes the current segment durable; it takes no more rows.
-    pub(super) fn leave_current(&mut self) -> Result<(), Fault> {
-        self.sync_segment()?;
-        match self.current.take() {
-            Some(segment) => self.session.segments.close(segment),
-            None => Ok(()),
-        }
-    }
-
-    /// What landed in the current segment is durable, or, where the segment failed, abandoned.
-    fn sync_segment(&mut self) -> Result<(), Fault> {
-        let Some(segment) = self.current.filter(|_| self.segment_dirty) else { return Ok(()) };
-        self.segment_dirty = false;
-        let segments = &self.session.segments;
-        let synced =
-            segments.write(segment, |database| Ok(write_txn(database, Durable::Yes)?.commit()?));
-        synced.or_else(|fault| self.segment_trouble(segment, fault))
-    }
-
-    /// The segment that takes rows, noted durably in the index before it is written.
-    fn segment_for_rows(&mut self) -> Result<u32, Fault> {
-        if let Some(segment) = self.current {
-            return Ok(segment);
-        }
-        loop {
-            let shunned = lock(&self.shared.shunned).clone();
-            let has_room = |(segment, state): &(&u32, &SegmentState)| {
-                let takes_rows = !state.record.failed && !shunned.contains(segment);
-                takes_rows && state.bytes() < SEGMENT_REUSE_BYTES
-            };
-            let reuse = self.segments.iter().find(has_room);
-            let segment = reuse.map_or_else(|| self.next_segment(), |(segment, _)| *segment);
-            let floor = self.floor(true);
-            let state = self.segments.entry(segment).or_default();
-            if state.record.noted_from.is_none_or(|from| from > floor) {
-                state.record.noted_from = Some(floor);
-                self.changed_segments.insert(segment);
-                self.commit_index(Durable::Yes, |_, _| Ok(()))?;
-            }
-            let is_empty = self.segments.get(&segment).is_some_and(|state| state.bytes() == 0);
-            match self.open_current(segment, is_empty) {
-                Ok(()) => {
-                    self.current = Some(segment);
-                    return Ok(segment);
-                }
-                // Nobody loses anything by it, so it is the disk's trouble.
-                Err(fault) if is_empty => return Err(fault),
-                Err(fault) => {
-                    let fault = super::session::sentence(&fault);
-                    tracing::error!(segment, %fault, "segment cannot be written");
-                    lock(&self.shared.shunned).insert(segment);
-                }
-            }
-        }
-    }
-
-    /// A segment that counts nothing may have no file: noted and not made, or just unlinked.
-    fn open_current(&self, segment: u32, is_empty: bool) -> Result<(), Fault> {
-        let segments = &self.session.segments;
-        if is_empty {
-            segments.remove(segment)?;
-            return segments.open_for_writing(segment, Mode::Create, WRITE_CACHE_BYTES);
-        }
-        // It may be open with the small cache of one from which rows are only removed.
-        segments.close(segment)?;
-        segments.open_for_writing(segment, Mode::Write, WRITE_CACHE_BYTES)
-    }
-
-    fn next_segment(&self) -> u32 {
-        self.segments.last_key_value().map_or(0, |(last, _)| last.saturating_add(1))
-    }
-
     /// Ids below are known to the index, or their rows are gone. `with_group`: those that enter the
     /// index only with the next group count as unknown.
-    fn floor(&self, with_group: bool) -> u64 {
+    pub(super) fn floor(&self, with_group: bool) -> u64 {
         let ids = lock(&self.session.ids);
         let fills = lock(&self.session.fills);
         let mut floor = fills.keys().copied().min().unwrap_or(ids.0).min(ids.0);
@@ -225,7 +71,7 @@ impl Writer {
     }
 
     /// A NAR whose rows have landed is held, unless it is already.
-    fn finish(&mut self, finishing: Finishing) -> Result<(), Fault> {
+    pub(super) fn finish(&mut self, finishing: Finishing) -> Result<(), Fault> {
         let Finishing { fill, finished, reply } = finishing;
         if !fill.is_open() {
             drop(reply.send(Err(Error::Abandoned)));
@@ -253,7 +99,7 @@ impl Writer {
         let (parts, file_size) = fill.rows();
         let before = self.session.index.read(|txn| {
             let body = FILE_HASH.get(txn, finished.nar_hash.as_bytes())?;
-            body.map(|body| super::records::file_hash(FILE_HASH, &body)).transpose()
+            body.map(|body| file_hash(FILE_HASH, &body)).transpose()
         })?;
         let changed = before.is_some_and(|before| before != finished.file_hash);
         let since = Instant::now();
@@ -265,7 +111,11 @@ impl Writer {
             nar_size: finished.nar_size,
             file_hash: finished.file_hash,
             file_size,
-            origin: finished.origin,
+            // What waits for something is kept with the group.
+            origin: match finished.origin {
+                Origin::Upstream => Origin::Upstream,
+                Origin::Ours | Origin::Kept => Origin::Ours,
+            },
             doomed: false,
             changed,
             last_use: self.session.tick(),
@@ -281,6 +131,7 @@ impl Writer {
         self.group_bytes >= GROUP_BYTES_MAX
             || self.group.len() >= GROUP_NARS_MAX
             || since.elapsed() >= GROUP_AGE_MAX
+            || self.pushes_are_due()
             || self.is_quiet()
     }
 
@@ -291,23 +142,30 @@ impl Writer {
         self.apply_ops()?;
         self.sync_segment()?;
         let group = std::mem::take(&mut self.group);
+        let pushes = std::mem::take(&mut self.pushes);
+        self.urgent_since = None;
         self.group_bytes = 0;
         self.waiting_since = None;
         self.observe_disk();
         if self.closing {
             self.renew_notes();
         }
-        if group.is_empty() && !self.index_dirty && self.changed_segments.is_empty() {
+        let is_clean = !self.index_dirty && self.changed_segments.is_empty();
+        if group.is_empty() && pushes.is_empty() && is_clean {
             return Ok(());
         }
         for nar in &group {
             self.count_known(&nar.record);
         }
         self.renew_notes();
+        let mut pushed = Vec::new();
         self.commit_index(Durable::Yes, |writer, txn| {
             for nar in &group {
                 insert_nar(txn, nar)?;
+                writer.settle(txn, nar.record.nar_hash, Origin::Ours)?;
             }
+            pushed = writer.pushes_in(txn, pushes)?;
+            writer.bound_small(txn)?;
             writer.write_uses(txn)
         })?;
         let mut overlay = lock(&self.session.overlay);
@@ -317,12 +175,13 @@ impl Writer {
                 overlay.nars.remove(&hash);
             }
         }
-        Ok(())
+        drop(overlay);
+        self.pushed(pushed)
     }
 
     /// The rows of a NAR are known to the index from now on.
     fn count_known(&mut self, record: &NarRecord) {
-        for (segment, takes) in super::evict::takes_of(&record.parts, record.file_size) {
+        for (segment, takes) in takes_of(&record.parts, record.file_size) {
             let state = self.segments.entry(segment).or_default();
             state.unknown_bytes = state.unknown_bytes.saturating_sub(takes);
             state.record.count_bytes += takes;
@@ -378,6 +237,7 @@ impl Writer {
         }
         session.narinfos.store(self.totals.narinfos, Ordering::Relaxed);
         session.nars.store(self.totals.nars, Ordering::Relaxed);
+        lock(&session.kept).bytes = self.totals.kept_bytes;
         session.space.publish(&self.shared.metrics);
         Ok(())
     }

@@ -8,7 +8,7 @@ use super::backend::{Metered, Meters, Scratch};
 use super::disk::{Disk, Mode};
 use super::records::number;
 use super::segment::guarded;
-use super::tables::{Fault, INDEX_TABLES, META};
+use super::tables::{Fault, INDEX_TABLES, META, PUSH_TABLES};
 use super::writer::{Durable, write_txn};
 
 /// The index's name.
@@ -23,8 +23,11 @@ const CACHE_BYTES: usize = 8 << 20;
 /// The same at rest: the first questions after it read the upper pages of each tree, which fit.
 const REST_CACHE_BYTES: usize = 1 << 20;
 
-/// What we write and read; a higher number is a newer snowberry's.
-const FORMAT: u64 = 1;
+/// What we write; a higher number is a newer snowberry's.
+const FORMAT: u64 = 2;
+
+/// The first one, without the tables of the push side: taken over when it is opened.
+const FORMAT_BEFORE_PUSH: u64 = 1;
 
 /// Names in `meta-1`.
 pub(super) const META_FORMAT: &[u8] = b"format";
@@ -117,7 +120,7 @@ impl Index {
         let database =
             Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend)?;
         let txn = write_txn(&database, Durable::Yes)?;
-        for table in INDEX_TABLES {
+        for table in INDEX_TABLES.into_iter().chain(PUSH_TABLES) {
             table.open_in(&txn)?;
         }
         META.insert(&txn, META_FORMAT, &FORMAT.to_be_bytes())?;
@@ -127,6 +130,22 @@ impl Index {
         txn.commit()?;
         database.close()?;
         disk.rename(NEW_NAME, FILE_NAME).map_err(Fault::io(act))
+    }
+
+    /// An index of the first format gets the tables that came later, and the number that keeps an
+    /// older snowberry away: it would evict what waits to be carried on.
+    pub(super) fn take_over(&self) -> Result<(), Fault> {
+        if self.read(has_push_tables)? {
+            return Ok(());
+        }
+        self.with(|database| {
+            let txn = write_txn(database, Durable::Yes)?;
+            for table in PUSH_TABLES {
+                table.open_in(&txn)?;
+            }
+            META.insert(&txn, META_FORMAT, &FORMAT.to_be_bytes())?;
+            Ok(txn.commit()?)
+        })
     }
 
     /// Reads in one short transaction.
@@ -241,10 +260,16 @@ fn check_format(database: &Database) -> Result<(), Fault> {
         );
         return Err(Fault::Refused(sentence.into()));
     }
-    for table in INDEX_TABLES {
+    let later = PUSH_TABLES.into_iter().filter(|_| format > FORMAT_BEFORE_PUSH);
+    for table in INDEX_TABLES.into_iter().chain(later) {
         table.open_for_read(&txn)?;
     }
     Ok(())
+}
+
+/// Whether the index has the tables of the push side.
+pub(super) fn has_push_tables(txn: &ReadTransaction) -> Result<bool, Fault> {
+    Ok(meta_number(txn, META_FORMAT)?.is_some_and(|format| format > FORMAT_BEFORE_PUSH))
 }
 
 /// A number in `meta-1`.

@@ -11,44 +11,62 @@ use serde::Deserialize;
 use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
-use crate::nix::{FileHash, NarHash, NarInfo, StorePathHash};
+use crate::nix::{NarHash, StorePathHash};
 use crate::units::ByteSize;
 
 pub mod disk;
+
+// What passes through the door.
+mod nouns;
 
 // The files, and what is in them.
 mod backend;
 mod tables;
 mod records;
+mod keys;
 mod layout;
 mod index;
 mod segment;
 // What is in memory.
 mod queue;
+mod command;
 mod space;
+mod shared;
 mod session;
 // NARs, read and being written.
 mod nar;
 mod fill;
+mod filling;
+mod room;
 // The one writer.
 mod open;
+mod life;
 mod writer;
+mod landing;
 mod group;
 mod small;
 mod evict;
+mod removal;
 mod damage;
 mod rest;
 // What is acknowledged, and waits to be carried on.
 mod push;
+mod accepts;
+mod uploads;
+mod queue_rows;
+mod kept;
 
 pub use disk::Disk;
-pub use fill::{Growing, NarWriter, Reservation};
+pub use filling::{Growing, NarWriter};
 pub use nar::HeldNar;
+pub use nouns::{Error, Figures, Finished, Origin, State, StoredNarInfo};
 pub use push::{Acceptance, Alias, QueueRow, Queued, TargetQueue};
+pub use room::Reservation;
 
-use records::SmallKey;
-use session::{Session, Shared, Used, WRITER_WAIT};
-use writer::{Act, Command};
+use command::{Act, Command, Reply};
+use keys::SmallKey;
+use session::{Session, Used};
+use shared::{Shared, WRITER_WAIT};
 
 /// Threads that read the index, and as many that read rows: while one waits for a slow card, the
 /// other goes on; more would only move the waiting into the kernel.
@@ -83,102 +101,6 @@ pub struct Config {
     pub rest_after: Option<Duration>,
 }
 
-/// What the store says when it cannot.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The store is not open: missing, damaged, newer, or lost while running.
-    #[error("the store is degraded: {0}")]
-    Degraded(Arc<str>),
-    /// There is no room, and eviction cannot make any.
-    #[error("no room for {wanted_bytes} bytes")]
-    NoRoom {
-        /// Bytes asked for.
-        wanted_bytes: u64,
-    },
-    /// A row was not what was written. Its NAR has been withdrawn.
-    #[error("a stored row of {0:?} is damaged")]
-    Corrupt(NarHash),
-    /// The index did not answer in time.
-    #[error("the disk did not answer within {0:?}")]
-    Slow(Duration),
-    /// The fill that was followed was given up.
-    #[error("the fill was given up")]
-    Abandoned,
-    /// The store is being closed.
-    #[error("the store is closing")]
-    Closing,
-}
-
-/// Where a thing came from; decides what eviction takes first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Origin {
-    /// An upstream still has it.
-    Upstream,
-    /// Only we have it (pushed, imported).
-    Ours,
-}
-
-/// A narinfo as it is kept: its `url`, `compression`, `file_hash` and `file_size` are the
-/// upstream's own (or the uploader's); what clients see is made from it by the cache.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredNarInfo {
-    /// As the upstream said it, sanitised.
-    pub narinfo: NarInfo,
-    /// The upstream's URL (without user data) that said so; empty when it is ours.
-    pub upstream: String,
-    /// Where it came from.
-    pub origin: Origin,
-}
-
-/// What is known once a NAR went through ingest.
-#[derive(Debug, Clone)]
-pub struct Finished {
-    /// SHA-256 of the NAR, checked by the caller.
-    pub nar_hash: NarHash,
-    /// Bytes of the NAR.
-    pub nar_size: u64,
-    /// SHA-256 of the stored zstd stream.
-    pub file_hash: FileHash,
-    /// Where it came from.
-    pub origin: Origin,
-    /// The `.ls` document, when it was small enough to make.
-    pub listing: Option<Bytes>,
-}
-
-/// How the store is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Open.
-    Open,
-    /// Not open; why, in a sentence, and for how long (uptime).
-    Degraded {
-        /// What is wrong, in a sentence that says what to do.
-        reason: Arc<str>,
-        /// For how long.
-        since: Duration,
-    },
-}
-
-/// The figures of design 14 that the store knows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Figures {
-    /// Bytes that rows may take.
-    pub budget_bytes: u64,
-    /// Bytes that rows take, by our own count of rounded row sizes.
-    pub used_bytes: u64,
-    /// narinfos held.
-    pub narinfos: u64,
-    /// NARs held.
-    pub nars: u64,
-    /// Bytes of pinned NARs.
-    pub pinned_bytes: u64,
-    /// Bytes written to the disk since start.
-    pub written_bytes: u64,
-    /// Bytes free on the file system.
-    pub disk_free_bytes: u64,
-}
-
 /// A guard on a mutex whose holder may have panicked: what it guards is changed in single steps,
 /// so it is whole all the same.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -200,11 +122,11 @@ impl Store {
         let mut threads = Vec::new();
         let writer = shared.clone();
         let named = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        threads.push(named("store-writer").spawn(move || writer::run(&writer))?);
+        threads.push(named("store-writer").spawn(move || life::run(&writer))?);
         for _ in 0..READ_THREADS {
             let (index, rows) = (shared.clone(), shared.clone());
-            threads.push(named("store-index").spawn(move || session::work(&index.index_jobs))?);
-            threads.push(named("store-rows").spawn(move || session::work(&rows.row_jobs))?);
+            threads.push(named("store-index").spawn(move || shared::work(&index.index_jobs))?);
+            threads.push(named("store-rows").spawn(move || shared::work(&rows.row_jobs))?);
         }
         Ok(Self { shared, threads: Arc::new(Mutex::new(threads)) })
     }
@@ -289,7 +211,7 @@ impl Store {
         &self,
         key: StorePathHash,
         stored: Option<StoredNarInfo>,
-        reply: Option<writer::Reply<()>>,
+        reply: Option<Reply<()>>,
     ) -> Result<(), Error> {
         let session = self.shared.session()?;
         let place = async { self.shared.commands.place().await.ok_or(Error::Closing) };
@@ -342,7 +264,7 @@ impl Store {
     pub async fn reserve(&self, len_bytes: u64) -> Result<Reservation, Error> {
         let session = self.shared.session()?;
         let left_bytes = layout::stream_takes(len_bytes);
-        fill::set_aside(&self.shared, &session, left_bytes).await?;
+        room::set_aside(&self.shared, &session, left_bytes).await?;
         Ok(Reservation { shared: self.shared.clone(), session, left_bytes })
     }
 

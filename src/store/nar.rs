@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::command::{Act, Command};
 use super::layout::{Row, row_at};
 use super::records::{NarRecord, number, segment_of};
-use super::session::{Entry, Pin, Session, Shared, Used, run, sentence};
+use super::session::{Entry, Pin, Session, Used};
+use super::shared::{Shared, run, sentence};
 use super::tables::{Fault, LISTING, NAR, NAR_HASH};
-use super::writer::{Act, Command};
 use super::{Error, lock};
 use crate::nix::{FileHash, NarHash};
 

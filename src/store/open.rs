@@ -8,14 +8,18 @@ use std::sync::atomic::Ordering;
 
 use redb::ReadTransaction;
 
-use super::evict::Removal;
 use super::index::{
-    FILE_NAME, Index, META_BUDGET, META_NEXT_ID, META_STORE_ID, META_TOTALS, StoreId, meta_number,
+    FILE_NAME, Index, META_BUDGET, META_NEXT_ID, META_STORE_ID, META_TOTALS, StoreId,
+    has_push_tables, meta_number,
 };
+use super::kept::Kept;
+use super::keys::id_of_key;
 use super::lock;
-use super::records::{NarRecord, SegmentRecord, id_of_key};
+use super::records::{NarRecord, SegmentRecord};
+use super::removal::Removal;
 use super::segment::{Segments, number_of};
-use super::session::{Session, Shared};
+use super::session::Session;
+use super::shared::Shared;
 use super::space::{Space, default_budget};
 use super::tables::{DOOMED, Fault, META, NAR, SEGMENT};
 use super::writer::SegmentState;
@@ -29,25 +33,35 @@ pub(super) struct Totals {
     pub(super) small_bytes: u64,
     /// Where the order of use goes on.
     pub(super) use_counter: u64,
+    /// Bytes of NARs that may not be evicted.
+    pub(super) kept_bytes: u64,
+    /// Where the order of acceptance goes on.
+    pub(super) next_seq: u64,
 }
 
 impl Totals {
     pub(super) fn to_bytes(self) -> Vec<u8> {
-        let numbers = [self.narinfos, self.nars, self.small_bytes, self.use_counter];
-        numbers.into_iter().flat_map(u64::to_be_bytes).collect()
+        let before_push = [self.narinfos, self.nars, self.small_bytes, self.use_counter];
+        let numbers = before_push.into_iter().chain([self.kept_bytes, self.next_seq]);
+        numbers.flat_map(u64::to_be_bytes).collect()
     }
 
     fn from_bytes(body: &[u8]) -> Result<Self, Fault> {
         let (numbers, rest) = body.as_chunks::<8>();
-        match (numbers, rest) {
-            ([narinfos, nars, small_bytes, use_counter], []) => Ok(Self {
-                narinfos: u64::from_be_bytes(*narinfos),
-                nars: u64::from_be_bytes(*nars),
-                small_bytes: u64::from_be_bytes(*small_bytes),
-                use_counter: u64::from_be_bytes(*use_counter),
-            }),
-            (_, _) => Err(Fault::Damaged(META.name())),
+        // The first format had four.
+        if !matches!((numbers.len(), rest), (4 | 6, [])) {
+            return Err(Fault::Damaged(META.name()));
         }
+        let mut numbers = numbers.iter().map(|number| u64::from_be_bytes(*number));
+        let mut next = || numbers.next().unwrap_or(0);
+        Ok(Self {
+            narinfos: next(),
+            nars: next(),
+            small_bytes: next(),
+            use_counter: next(),
+            kept_bytes: next(),
+            next_seq: next(),
+        })
     }
 }
 
@@ -96,6 +110,7 @@ pub(super) fn open(shared: &Shared) -> Result<Opened, Fault> {
     if let (Some(path), None) = (marker, marked) {
         write_marker(path, loaded.store_id)?;
     }
+    index.take_over()?;
     remove_strangers(shared, &names, &loaded.segments)?;
     Ok(begin(shared, index, loaded, folder_lock))
 }
@@ -159,6 +174,7 @@ struct Loaded {
     totals: Totals,
     segments: BTreeMap<u32, SegmentState>,
     doomed: Vec<Removal>,
+    kept: Kept,
 }
 
 fn load(txn: &ReadTransaction) -> Result<Loaded, Fault> {
@@ -179,13 +195,17 @@ fn load(txn: &ReadTransaction) -> Result<Loaded, Fault> {
             doomed.push(Removal::known(id, &record));
         }
     }
+    let totals = totals.map(|body| Totals::from_bytes(&body)).transpose()?.unwrap_or_default();
+    let mut kept = if has_push_tables(txn)? { Kept::load(txn)? } else { Kept::default() };
+    kept.bytes = totals.kept_bytes;
     Ok(Loaded {
         store_id: store_id.try_into().map_err(|_| damaged())?,
         budget: meta_number(txn, META_BUDGET)?.ok_or_else(damaged)?,
         next_id: meta_number(txn, META_NEXT_ID)?.ok_or_else(damaged)?,
-        totals: totals.map(|body| Totals::from_bytes(&body)).transpose()?.unwrap_or_default(),
+        totals,
         segments,
         doomed,
+        kept,
     })
 }
 
@@ -208,6 +228,8 @@ fn begin(shared: &Shared, index: Index, loaded: Loaded, folder_lock: FolderLock)
     let kept = loaded.segments.values().map(|segment| segment.record.count_bytes).sum();
     let segments = Segments::new(shared.disk.clone(), shared.meters.clone());
     let session = Session::new(index, segments, Space::new(budget, kept));
+    *lock(&session.kept) = loaded.kept;
+    *lock(&shared.kept) = session.kept.clone();
     *lock(&session.ids) = (loaded.next_id, loaded.next_id);
     session.use_counter.store(loaded.totals.use_counter, Ordering::Relaxed);
     session.narinfos.store(loaded.totals.narinfos, Ordering::Relaxed);

@@ -3,22 +3,22 @@
 
 use super::tables::{Fault, Table};
 use super::{Origin, StoredNarInfo};
-use crate::nix::{FileHash, NarHash, NarInfo, StoreDir, StorePathHash};
+use crate::nix::{FileHash, NarHash, NarInfo, StoreDir};
 
 /// Takes fixed pieces from the front of a body.
-struct Reader<'b> {
+pub(super) struct Reader<'b> {
     table: Table,
-    rest: &'b [u8],
+    pub(super) rest: &'b [u8],
 }
 
 impl<'b> Reader<'b> {
-    fn new(table: Table, rest: &'b [u8]) -> Self {
+    pub(super) fn new(table: Table, rest: &'b [u8]) -> Self {
         Self { table, rest }
     }
-    fn damaged(&self) -> Fault {
+    pub(super) fn damaged(&self) -> Fault {
         Fault::Damaged(self.table.name())
     }
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
+    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Fault> {
         let (head, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.damaged())?;
         self.rest = rest;
         Ok(*head)
@@ -28,33 +28,34 @@ impl<'b> Reader<'b> {
         self.rest = rest;
         Ok(head)
     }
-    fn u8(&mut self) -> Result<u8, Fault> {
+    pub(super) fn u8(&mut self) -> Result<u8, Fault> {
         Ok(u8::from_be_bytes(self.array()?))
     }
     fn u16(&mut self) -> Result<u16, Fault> {
         Ok(u16::from_be_bytes(self.array()?))
     }
-    fn u32(&mut self) -> Result<u32, Fault> {
+    pub(super) fn u32(&mut self) -> Result<u32, Fault> {
         Ok(u32::from_be_bytes(self.array()?))
     }
-    fn u64(&mut self) -> Result<u64, Fault> {
+    pub(super) fn u64(&mut self) -> Result<u64, Fault> {
         Ok(u64::from_be_bytes(self.array()?))
     }
     fn origin(&mut self) -> Result<Origin, Fault> {
         match self.u8()? {
             0 => Ok(Origin::Upstream),
             1 => Ok(Origin::Ours),
+            2 => Ok(Origin::Kept),
             _ => Err(self.damaged()),
         }
     }
-    fn flag(&mut self) -> Result<bool, Fault> {
+    pub(super) fn flag(&mut self) -> Result<bool, Fault> {
         match self.u8()? {
             0 => Ok(false),
             1 => Ok(true),
             _ => Err(self.damaged()),
         }
     }
-    fn end(self) -> Result<(), Fault> {
+    pub(super) fn end(self) -> Result<(), Fault> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.damaged()) }
     }
 }
@@ -64,6 +65,7 @@ pub(super) const fn origin_byte(origin: Origin) -> u8 {
     match origin {
         Origin::Upstream => 0,
         Origin::Ours => 1,
+        Origin::Kept => 2,
     }
 }
 
@@ -251,102 +253,10 @@ pub(super) fn file_hash(table: Table, body: &[u8]) -> Result<FileHash, Fault> {
     Ok(hash)
 }
 
-/// The key of `paths-1`.
-pub(super) fn path_key(nar_hash: NarHash, key: StorePathHash) -> [u8; 52] {
-    let mut out = [0; 52];
-    if let Some((hash, rest)) = out.split_first_chunk_mut::<32>() {
-        *hash = *nar_hash.as_bytes();
-        rest.copy_from_slice(key.as_bytes());
-    }
-    out
-}
-
-/// The store path hash in a key of `paths-1`.
-pub(super) fn key_of_path(path_key: &[u8]) -> Option<StorePathHash> {
-    path_key.last_chunk::<20>().map(|key| StorePathHash::from_bytes(*key))
-}
-
-/// The key of `nar-use-1`.
-pub(super) fn nar_use_key(origin: Origin, last_use: u64, id: u64) -> [u8; 17] {
-    let mut out = [0; 17];
-    if let Some((first, rest)) = out.split_first_mut() {
-        *first = origin_byte(origin);
-        let numbers = last_use.to_be_bytes().into_iter().chain(id.to_be_bytes());
-        for (to, from) in rest.iter_mut().zip(numbers) {
-            *to = from;
-        }
-    }
-    out
-}
-
-/// The number that ends a key: the id in keys of `nar-use-1`, `nar-1`, `doomed-1`.
-pub(super) fn id_of_key(key: &[u8]) -> Option<u64> {
-    key.last_chunk::<8>().map(|id| u64::from_be_bytes(*id))
-}
-
-/// The key of a row.
-pub(super) fn row_key(id: u64, row: u32) -> [u8; 12] {
-    let mut out = [0; 12];
-    for (to, from) in out.iter_mut().zip(id.to_be_bytes().into_iter().chain(row.to_be_bytes())) {
-        *to = from;
-    }
-    out
-}
-
-/// The NAR id in a row's key.
-pub(super) fn id_of_row(key: &[u8]) -> Option<u64> {
-    key.first_chunk::<8>().map(|id| u64::from_be_bytes(*id))
-}
-
-/// What lies in `small-use-1`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum SmallKey {
-    Narinfo(StorePathHash),
-    Document(String),
-}
-
-impl SmallKey {
-    pub(super) fn table(&self) -> Table {
-        match self {
-            Self::Narinfo(_) => super::tables::NARINFO,
-            Self::Document(_) => super::tables::DOCUMENT,
-        }
-    }
-
-    pub(super) fn key(&self) -> &[u8] {
-        match self {
-            Self::Narinfo(key) => key.as_bytes(),
-            Self::Document(name) => name.as_bytes(),
-        }
-    }
-
-    pub(super) fn use_key(&self, last_use: u64) -> Vec<u8> {
-        let mut out = last_use.to_be_bytes().to_vec();
-        out.push(match self {
-            Self::Narinfo(_) => 0,
-            Self::Document(_) => 1,
-        });
-        out.extend_from_slice(self.key());
-        out
-    }
-
-    pub(super) fn from_use_key(table: Table, use_key: &[u8]) -> Result<Self, Fault> {
-        let mut reader = Reader::new(table, use_key);
-        let (_, kind) = (reader.u64()?, reader.u8()?);
-        match kind {
-            0 => Ok(Self::Narinfo(StorePathHash::from_bytes(reader.array()?))),
-            1 => String::from_utf8(reader.rest.to_vec())
-                .map(Self::Document)
-                .map_err(|_| reader.damaged()),
-            _ => Err(reader.damaged()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tables::{NAR, SEGMENT, SMALL_USE};
+    use crate::store::tables::{NAR, SEGMENT};
 
     fn record() -> NarRecord {
         let mut parts = Vec::new();
@@ -382,23 +292,6 @@ mod tests {
             let failed = noted_from == Some(7);
             let record = SegmentRecord { count_bytes: 1, peak_bytes: 2, noted_from, failed };
             assert_eq!(SegmentRecord::from_bytes(SEGMENT, &record.to_bytes()).unwrap(), record);
-        }
-    }
-
-    #[test]
-    fn keys_order_as_what_they_stand_for() {
-        let key = |origin, last_use, id| nar_use_key(origin, last_use, id);
-        assert!(key(Origin::Upstream, 900, 1) < key(Origin::Ours, 1, 1));
-        assert!(key(Origin::Upstream, 255, 9) < key(Origin::Upstream, 256, 1));
-        assert!(row_key(1, 255) < row_key(1, 256));
-        assert_eq!(id_of_key(&key(Origin::Ours, 1, 77)), Some(77));
-        assert_eq!(id_of_row(&row_key(12, 3)), Some(12));
-        for small in [
-            SmallKey::Narinfo(StorePathHash::from_bytes([9; 20])),
-            SmallKey::Document("log/x.drv".to_owned()),
-        ] {
-            let found = SmallKey::from_use_key(SMALL_USE, &small.use_key(8)).unwrap();
-            assert_eq!(found, small);
         }
     }
 }

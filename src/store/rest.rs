@@ -61,6 +61,7 @@ impl Writer {
             && self.landing.is_empty()
             && self.finishing.is_empty()
             && self.ops.is_empty()
+            && self.pushes.is_empty()
             && self.group.is_empty()
             && self.removals.is_empty()
             && !self.has_background_work()

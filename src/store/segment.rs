@@ -11,9 +11,9 @@ use redb::{Database, OwnedAccessGuard, ReadOnlyDatabase, ReadableDatabase};
 
 use super::backend::{Metered, Meters};
 use super::disk::{Disk, Mode};
+use super::keys::row_key;
 use super::layout::CHECKSUM_LEN;
 use super::lock;
-use super::records::row_key;
 use super::tables::{Fault, ROWS};
 
 /// Segments that are open for reading at once: each open handle costs some 100 KiB.

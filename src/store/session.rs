@@ -1,243 +1,28 @@
-//! What callers, reading threads and the writer share: how the store is, and, while it is open,
-//! what is in memory about it.
+//! The store while it is open: what is in memory about it, shared by callers, reading threads and the
+//! writer.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot, watch};
 
-use super::backend::Meters;
+use super::command::{Act, Command};
 use super::fill::Fill;
 use super::index::Index;
-use super::queue::{Popped, Queue};
-use super::records::{NarRecord, SmallKey};
+use super::kept::Kept;
+use super::keys::{AliasKey, SmallKey};
+use super::records::NarRecord;
 use super::segment::Segments;
+use super::shared::Shared;
 use super::space::Space;
-use super::tables::Fault;
-use super::writer::{Act, Command, Reply};
-use super::{Config, Disk, Error, Figures, State, StoredNarInfo, lock, within};
-use crate::metrics::Metrics;
+use super::{Alias, Figures, StoredNarInfo, lock};
 use crate::nix::{NarHash, StorePathHash};
-
-/// Commands that wait for the writer; callers wait beyond that.
-const COMMANDS_MAX: usize = 256;
-
-/// Questions that wait for a reading thread; callers wait beyond that.
-const JOBS_MAX: usize = 256;
-
-/// Rows in memory that have not landed, of all fills: 8 MiB, twice a transaction, so that one can
-/// be filled while the other lands.
-const PENDING_ROWS_MAX: usize = 32;
 
 /// Uses kept in memory until they are written with something else; more are not recorded, which
 /// costs a little accuracy of the order of eviction.
 const USES_MAX: usize = 16_384;
-
-/// How long a caller waits for the writer: longer than a card stalls for its own housekeeping,
-/// shorter than a client waits for an answer.
-pub(super) const WRITER_WAIT: Duration = Duration::from_mins(1);
-
-/// Work for a reading thread.
-pub(super) type Job = Box<dyn FnOnce() + Send>;
-
-/// What lives as long as the store's handle, open or not.
-pub(super) struct Shared {
-    pub(super) config: Config,
-    pub(super) disk: Arc<dyn Disk>,
-    pub(super) metrics: Metrics,
-    pub(super) meters: Meters,
-    pub(super) commands: Queue<Command>,
-    pub(super) index_jobs: Queue<Job>,
-    pub(super) row_jobs: Queue<Job>,
-    pub(super) pending_rows: Arc<Semaphore>,
-    /// Segments that met an I/O error while they were written: they take no more rows as long as
-    /// this process lives.
-    pub(super) shunned: Mutex<BTreeSet<u32>>,
-    /// True once the first attempt to open has ended.
-    pub(super) first_opened: watch::Sender<bool>,
-    status: Mutex<Status>,
-}
-
-enum Status {
-    Open(Arc<Session>),
-    Degraded { reason: Arc<str>, since: Instant },
-    Closed,
-}
-
-impl Shared {
-    pub(super) fn new(config: Config, disk: Arc<dyn Disk>, metrics: Metrics) -> Self {
-        let reason = "the store is being opened".into();
-        Self {
-            config,
-            disk,
-            meters: Meters::new(metrics.clone()),
-            metrics,
-            commands: Queue::new(COMMANDS_MAX),
-            index_jobs: Queue::new(JOBS_MAX),
-            row_jobs: Queue::new(JOBS_MAX),
-            pending_rows: Arc::new(Semaphore::new(PENDING_ROWS_MAX)),
-            shunned: Mutex::default(),
-            first_opened: watch::Sender::new(false),
-            status: Mutex::new(Status::Degraded { reason, since: Instant::now() }),
-        }
-    }
-
-    pub(super) fn session(&self) -> Result<Arc<Session>, Error> {
-        match &*lock(&self.status) {
-            Status::Open(session) => Ok(session.clone()),
-            Status::Degraded { reason, .. } => Err(Error::Degraded(reason.clone())),
-            Status::Closed => Err(Error::Closing),
-        }
-    }
-
-    pub(super) fn state(&self) -> State {
-        match &*lock(&self.status) {
-            Status::Open(_) => State::Open,
-            Status::Degraded { reason, since } => {
-                State::Degraded { reason: reason.clone(), since: since.elapsed() }
-            }
-            Status::Closed => {
-                State::Degraded { reason: "the store is closed".into(), since: Duration::ZERO }
-            }
-        }
-    }
-
-    pub(super) fn figures(&self) -> Figures {
-        let written_bytes = self.meters.written_bytes();
-        match self.session() {
-            Ok(session) => Figures { written_bytes, ..session.figures() },
-            Err(_) => Figures { written_bytes, ..Figures::default() },
-        }
-    }
-
-    pub(super) fn opened(&self, session: Arc<Session>) {
-        let mut status = lock(&self.status);
-        if !matches!(*status, Status::Closed) {
-            *status = Status::Open(session);
-        }
-        drop(status);
-        self.first_opened.send_replace(true);
-    }
-
-    /// From now on all calls fail with the reason; since when stays as it was.
-    pub(super) fn degraded(&self, reason: Arc<str>) {
-        let mut status = lock(&self.status);
-        let since = match &*status {
-            Status::Degraded { since, .. } => *since,
-            Status::Open(_) => Instant::now(),
-            Status::Closed => return,
-        };
-        *status = Status::Degraded { reason, since };
-        drop(status);
-        self.first_opened.send_replace(true);
-    }
-
-    pub(super) fn closed(&self) {
-        *lock(&self.status) = Status::Closed;
-        self.first_opened.send_replace(true);
-    }
-
-    /// Asks the index on one of its threads.
-    pub(super) async fn on_index<T: Send + 'static>(
-        &self,
-        session: &Arc<Session>,
-        act: impl FnOnce(&Arc<Session>) -> Result<T, Fault> + Send + 'static,
-    ) -> Result<T, Error> {
-        session.touch();
-        let asked = session.clone();
-        let job = move || act(&asked);
-        match run(&self.index_jobs, job).await? {
-            Ok(answer) => Ok(answer),
-            Err(Fault::Damaged(table)) => {
-                self.metrics.corrupt.inc();
-                tracing::warn!(table, "row of the index is damaged");
-                Err(Error::Degraded("a row of the index is damaged".into()))
-            }
-            Err(fault) => Err(self.lost(session, &fault)),
-        }
-    }
-
-    /// Asks the writer and waits for its answer.
-    pub(super) async fn ask<T>(
-        &self,
-        session: &Arc<Session>,
-        act: impl FnOnce(Reply<T>) -> Act,
-    ) -> Result<T, Error> {
-        let (reply, answer) = oneshot::channel();
-        let command = Command::In(session.clone(), act(reply));
-        within(WRITER_WAIT, async {
-            self.commands.push(command).await.map_err(|_| Error::Closing)?;
-            self.hear(answer).await
-        })
-        .await
-    }
-
-    /// What the writer says; nothing when it was lost in the middle of it.
-    pub(super) async fn hear<T>(
-        &self,
-        answer: oneshot::Receiver<Result<T, Error>>,
-    ) -> Result<T, Error> {
-        match answer.await {
-            Ok(answer) => answer,
-            Err(_unsaid) => match self.session() {
-                Ok(_) => Err(Error::Degraded("the disk failed in the middle of this".into())),
-                Err(error) => Err(error),
-            },
-        }
-    }
-
-    /// The index failed somebody: the writer is told to give the session up.
-    pub(super) fn lost(&self, session: &Arc<Session>, fault: &Fault) -> Error {
-        if session.is_over() {
-            return match self.session() {
-                Ok(_) => Error::Degraded("the store was opened again".into()),
-                Err(error) => error,
-            };
-        }
-        let reason = sentence(fault);
-        self.commands.push_now(Command::Lost { session: session.clone(), reason: reason.clone() });
-        Error::Degraded(reason)
-    }
-}
-
-/// The life of a reading thread. A job that panics costs its asker an answer and nobody else.
-pub(super) fn work(jobs: &Queue<Job>) {
-    while let Popped::Item(job) = jobs.pop(None) {
-        drop(catch_unwind(AssertUnwindSafe(job)));
-    }
-}
-
-/// Runs a job on a pool of threads and waits for what it says.
-pub(super) async fn run<T: Send + 'static>(
-    jobs: &Queue<Job>,
-    act: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Error> {
-    let (reply, answer) = oneshot::channel();
-    let job: Job = Box::new(move || {
-        // Nobody reads for somebody who has left.
-        if !reply.is_closed() {
-            drop(reply.send(act()));
-        }
-    });
-    jobs.push(job).await.map_err(|_| Error::Closing)?;
-    answer.await.map_err(|_| Error::Closing)
-}
-
-/// A fault with its causes, as one sentence for people.
-pub(super) fn sentence(fault: &Fault) -> Arc<str> {
-    let mut text = fault.to_string();
-    let mut cause = std::error::Error::source(fault);
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.into()
-}
 
 /// A NAR that is held: what its handles share.
 #[derive(Debug)]
@@ -257,6 +42,8 @@ pub(super) struct Overlay {
     pub(super) nars: HashMap<NarHash, Arc<Entry>>,
     /// narinfos on their way to the index; `None`: withdrawn.
     pub(super) narinfos: HashMap<StorePathHash, Arc<Option<StoredNarInfo>>>,
+    /// Names of uploads on their way to the index.
+    pub(super) aliases: HashMap<AliasKey, Alias>,
 }
 
 /// Who reads what, and what nobody may begin to read.
@@ -319,6 +106,8 @@ pub(super) struct Session {
     pub(super) space: Space,
     pub(super) overlay: Mutex<Overlay>,
     pub(super) pins: Mutex<Pins>,
+    /// What may not be evicted, in figures.
+    pub(super) kept: Arc<Mutex<Kept>>,
     /// Fills that are being written, by their ids.
     pub(super) fills: Mutex<HashMap<u64, Arc<Fill>>>,
     /// Ids reserved durably and not given: the next, and the end.
@@ -345,6 +134,7 @@ impl Session {
             space,
             overlay: Mutex::default(),
             pins: Mutex::default(),
+            kept: Arc::default(),
             fills: Mutex::default(),
             ids: Mutex::default(),
             opened: Instant::now(),
@@ -379,7 +169,7 @@ impl Session {
         self.over.store(true, Ordering::Release);
     }
 
-    fn figures(&self) -> Figures {
+    pub(super) fn figures(&self) -> Figures {
         let waiting = u64::try_from(lock(&self.overlay).nars.len()).unwrap_or(u64::MAX);
         Figures {
             budget_bytes: self.space.budget_bytes(),

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{ReadableTable, WriteTransaction};
 
-use super::records::{
-    NarRecord, Small, SmallKey, key_of_path, nar_use_key, path_key, small_last_use,
-};
+use super::command::Reply;
+use super::kept::{NEVER_GOES, set_use};
+use super::keys::{SmallKey, key_of_path, nar_use_key, path_key};
+use super::records::{NarRecord, Small, small_last_use};
 use super::session::{Session, Used};
 use super::tables::{DOCUMENT, Fault, NAR, NAR_USE, NARINFO, PATHS, SMALL_USE};
-use super::writer::{Durable, Reply, Writer};
-use super::{Error, Origin, StoredNarInfo, lock};
+use super::writer::{Durable, Writer};
+use super::{Error, Origin, Queued, StoredNarInfo, lock};
 use crate::nix::{NarHash, StorePathHash};
 
 /// narinfos and documents may take this part of the budget.
@@ -27,12 +28,16 @@ pub(super) enum IndexOp {
     Narinfo { key: StorePathHash, stored: Arc<Option<StoredNarInfo>>, reply: Option<Reply<()>> },
     /// Keep a document.
     Document { name: String, body: Bytes, origin: Origin, reply: Reply<()> },
+    /// A target has something that was queued for it.
+    Strike { target: String, what: Queued, seq: u64, reply: Reply<()> },
 }
 
 impl IndexOp {
     pub(super) fn refuse(self, error: Error) {
         match self {
-            Self::Narinfo { reply: Some(reply), .. } | Self::Document { reply, .. } => {
+            Self::Narinfo { reply: Some(reply), .. }
+            | Self::Document { reply, .. }
+            | Self::Strike { reply, .. } => {
                 drop(reply.send(Err(error)));
             }
             Self::Narinfo { reply: None, .. } => {}
@@ -99,12 +104,18 @@ impl Writer {
             for op in &ops {
                 match op {
                     IndexOp::Narinfo { key, stored, .. } => {
-                        pathless.extend(writer.narinfo_in(txn, *key, (**stored).as_ref())?);
+                        let stored = (**stored).as_ref();
+                        if !writer.is_promised(txn, *key, stored)? {
+                            pathless.extend(writer.narinfo_in(txn, *key, stored)?);
+                        }
+                    }
+                    IndexOp::Strike { target, what, seq, .. } => {
+                        writer.strike_in(txn, target, what, *seq)?;
                     }
                     IndexOp::Document { name, body, origin, .. } => {
-                        let last_use = writer.session.tick();
-                        let small = Small { last_use, value: (*origin, body.to_vec()) };
                         let key = SmallKey::Document(name.clone());
+                        let last_use = writer.use_now(txn, &key)?;
+                        let small = Small { last_use, value: (*origin, body.to_vec()) };
                         writer.small_in(txn, &key, Some((last_use, small.to_bytes())))?;
                     }
                 }
@@ -115,6 +126,9 @@ impl Writer {
             self.applied(op);
         }
         for nar_hash in pathless {
+            if self.is_wanted(nar_hash) {
+                continue;
+            }
             self.withdraw(nar_hash)?;
         }
         Ok(())
@@ -133,12 +147,14 @@ impl Writer {
                     drop(reply.send(Ok(())));
                 }
             }
-            IndexOp::Document { reply, .. } => drop(reply.send(Ok(()))),
+            IndexOp::Document { reply, .. } | IndexOp::Strike { reply, .. } => {
+                drop(reply.send(Ok(())));
+            }
         }
     }
 
     /// Keeps or forgets a narinfo. Says which NAR has lost its last path by that.
-    fn narinfo_in(
+    pub(super) fn narinfo_in(
         &mut self,
         txn: &WriteTransaction,
         key: StorePathHash,
@@ -157,11 +173,12 @@ impl Writer {
         let now = stored.map(|stored| stored.narinfo.nar_hash);
         if let Some(before) = before.filter(|before| Some(*before) != now) {
             PATHS.remove(txn, &path_key(before, key))?;
+            self.settle(txn, before, Origin::Ours)?;
         }
         let value = match stored {
             Some(stored) => {
                 PATHS.insert(txn, &path_key(stored.narinfo.nar_hash, key), &[])?;
-                let last_use = self.session.tick();
+                let last_use = self.use_now(txn, &small_key)?;
                 Some((last_use, Small { last_use, value: stored.clone() }.to_bytes()))
             }
             None => None,
@@ -174,7 +191,7 @@ impl Writer {
     }
 
     /// Puts or removes a narinfo or a document, with its place in the order of use.
-    fn small_in(
+    pub(super) fn small_in(
         &mut self,
         txn: &WriteTransaction,
         key: &SmallKey,
@@ -200,12 +217,14 @@ impl Writer {
         };
         self.totals.small_bytes += takes(body.len());
         self.totals.narinfos += is_narinfo;
-        SMALL_USE.insert(txn, &key.use_key(last_use), &[])?;
+        if last_use != NEVER_GOES {
+            SMALL_USE.insert(txn, &key.use_key(last_use), &[])?;
+        }
         table.insert(txn, key.key(), &body)
     }
 
     /// The least recently used go when all take more than their part of the budget.
-    fn bound_small(&mut self, txn: &WriteTransaction) -> Result<(), Fault> {
+    pub(super) fn bound_small(&mut self, txn: &WriteTransaction) -> Result<(), Fault> {
         let bound = self.session.space.budget_bytes() / SMALL_PART;
         while self.totals.small_bytes > bound {
             let oldest = {
@@ -216,7 +235,7 @@ impl Writer {
             let key = SmallKey::from_use_key(SMALL_USE, &oldest)?;
             match &key {
                 SmallKey::Narinfo(narinfo) => drop(self.narinfo_in(txn, *narinfo, None)?),
-                SmallKey::Document(_) => self.small_in(txn, &key, None)?,
+                SmallKey::Document(_) | SmallKey::Alias(_) => self.small_in(txn, &key, None)?,
             }
             // Where use and row disagree after damage, this ends all the same.
             SMALL_USE.remove(txn, &oldest)?;
@@ -236,7 +255,7 @@ impl Writer {
     }
 }
 
-fn has_path(txn: &WriteTransaction, nar_hash: NarHash) -> Result<bool, Fault> {
+pub(super) fn has_path(txn: &WriteTransaction, nar_hash: NarHash) -> Result<bool, Fault> {
     let from = path_key(nar_hash, StorePathHash::from_bytes([0; 20]));
     let table = PATHS.open_in(txn)?;
     let first = table.range::<&[u8]>(from.as_slice()..)?.next().transpose()?;
@@ -258,16 +277,9 @@ fn nar_used(txn: &WriteTransaction, id: u64, last_use: u64) -> Result<(), Fault>
 
 fn small_used(txn: &WriteTransaction, key: &SmallKey, last_use: u64) -> Result<(), Fault> {
     let table = key.table();
-    let Some(mut body) = table.get_in(txn, key.key())? else { return Ok(()) };
-    let before = small_last_use(table, &body)?;
-    if before >= last_use {
+    let Some(body) = table.get_in(txn, key.key())? else { return Ok(()) };
+    if small_last_use(table, &body)? >= last_use {
         return Ok(());
     }
-    SMALL_USE.remove(txn, &key.use_key(before))?;
-    SMALL_USE.insert(txn, &key.use_key(last_use), &[])?;
-    if let Some(head) = body.first_chunk_mut::<8>() {
-        *head = last_use.to_be_bytes();
-    }
-    debug_assert!(table == NARINFO || table == DOCUMENT);
-    table.insert(txn, key.key(), &body)
+    set_use(txn, key, last_use)
 }

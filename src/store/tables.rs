@@ -43,16 +43,29 @@ pub(super) const FILE_HASH: Table = Table("file-hash-1");
 pub(super) const SEGMENT: Table = Table("segment-1");
 /// NAR id (8) -> nothing: its rows are to go.
 pub(super) const DOOMED: Table = Table("doomed-1");
+/// Hash and ending of an uploader's file (33) -> what it was.
+pub(super) const ALIAS: Table = Table("alias-1");
+/// `NarHash` (32), key of an alias (33) -> when it came, its length: waits for its narinfo.
+pub(super) const UNBOUND: Table = Table("unbound-1");
+/// Target id (4), URL -> nothing.
+pub(super) const TARGET: Table = Table("target-1");
+/// Target id (4), kind (1), key -> what is queued there.
+pub(super) const QUEUE: Table = Table("queue-1");
+/// Target id (4), place in the order (8) -> kind (1), key.
+pub(super) const QUEUE_SEQ: Table = Table("queue-seq-1");
 /// Name -> one of the store's few single values.
 pub(super) const META: Table = Table("meta-1");
 /// In segments: NAR id (8), row number (4) -> stream bytes.
 pub(super) const ROWS: Table = Table("rows-1");
 
-/// All tables of the index. Made at its birth, so that no reader meets one that is missing.
+/// Tables of the index of format 1. Made at its birth, so that no reader meets one that is missing.
 pub(super) const INDEX_TABLES: [Table; 12] = [
     NARINFO, NAR, NAR_HASH, PATHS, LISTING, DOCUMENT, NAR_USE, SMALL_USE, FILE_HASH, SEGMENT,
     DOOMED, META,
 ];
+
+/// Tables that format 2 added.
+pub(super) const PUSH_TABLES: [Table; 5] = [ALIAS, UNBOUND, TARGET, QUEUE, QUEUE_SEQ];
 
 /// What goes wrong between us and a redb file.
 #[derive(Debug, thiserror::Error)]

@@ -1,36 +1,29 @@
-//! The one writer: a thread that owns all write transactions, opens the store, and opens it again
-//! when it was lost. What it does with rows is in [`group`](super::group), what has to go in
-//! [`evict`](super::evict).
+//! The one writer: a thread that owns all write transactions. What it does with rows is in
+//! [`landing`](super::landing) and [`group`](super::group), what has to go in
+//! [`evict`](super::evict) and [`removal`](super::removal), its life in [`life`](super::life).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use redb::{Database, Durability, WriteTransaction};
-use tokio::sync::oneshot;
 
-use super::evict::{Removal, Waiting};
-use super::fill::{Fill, Room};
-use super::group::{Finishing, GROUP_AGE_MAX, Landing};
-use super::layout::Row;
-use super::nar::{HeldNar, Place};
-use super::open::{self, FolderLock, Opened, Totals};
+use super::accepts::PushOp;
+use super::command::{Act, Command};
+use super::evict::Waiting;
+use super::group::{Finishing, GROUP_AGE_MAX};
+use super::landing::Landing;
+use super::life::End;
+use super::open::{FolderLock, Opened, Totals};
 use super::queue::Popped;
 use super::records::SegmentRecord;
-use super::session::{Entry, Session, Shared, sentence};
+use super::removal::Removal;
+use super::session::{Entry, Session};
+use super::shared::{Shared, sentence};
 use super::small::IndexOp;
 use super::tables::Fault;
-use super::{Error, Finished, lock};
-use crate::nix::NarHash;
-
-/// The first wait before the store is opened again, doubled with each failure ...
-const REOPEN_FIRST: Duration = Duration::from_secs(1);
-
-/// ... up to this: a disk that is plugged in again is found within a minute.
-const REOPEN_MAX: Duration = Duration::from_mins(1);
+use super::{Error, lock};
 
 /// When nothing was asked for so long, what waits is made durable.
 const QUIET: Duration = Duration::from_secs(2);
@@ -40,58 +33,6 @@ const FINISHING_MAX: usize = 64;
 
 /// Changes of the index in one transaction without durability.
 const OPS_MAX: usize = 256;
-
-/// What a command's caller is told.
-pub(super) type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-/// What the writer is told.
-pub(super) enum Command {
-    /// Something to do in a session; void in the next one.
-    In(Arc<Session>, Act),
-    /// Somebody met a failure of the index.
-    Lost { session: Arc<Session>, reason: Arc<str> },
-    /// The end.
-    Close,
-}
-
-/// What the writer is asked to do.
-pub(super) enum Act {
-    /// Changes of the index that need no durability of their own.
-    Index(IndexOp),
-    /// More ids for fills: all reserved ones are given.
-    Ids(Reply<()>),
-    /// Room is wanted that is not there.
-    Room { bytes: u64, reply: Reply<Room> },
-    /// A row to be landed.
-    Row { fill: Arc<Fill>, row: Row, value: Bytes },
-    /// A NAR is whole.
-    Finish { fill: Arc<Fill>, finished: Finished, reply: Reply<HeldNar> },
-    /// A fill was given up.
-    Abandon(Arc<Fill>),
-    /// A row could not be read, or is not what it should be.
-    Damaged { place: Place, nar_hash: NarHash },
-    /// A NAR has to go.
-    Withdraw { nar_hash: NarHash, reply: Reply<()> },
-    /// The last reader of a doomed NAR left.
-    Unread,
-    /// What is finished so far is to be durable.
-    Flush(Reply<()>),
-}
-
-impl Act {
-    /// Tells the caller that nothing came of it.
-    pub(super) fn refuse(self, error: Error) {
-        match self {
-            Self::Index(op) => op.refuse(error),
-            Self::Ids(reply) | Self::Withdraw { reply, .. } | Self::Flush(reply) => {
-                drop(reply.send(Err(error)));
-            }
-            Self::Room { reply, .. } => drop(reply.send(Err(error))),
-            Self::Finish { reply, .. } => drop(reply.send(Err(error))),
-            Self::Row { .. } | Self::Abandon(_) | Self::Damaged { .. } | Self::Unread => {}
-        }
-    }
-}
 
 /// Whether a commit waits for the medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +92,10 @@ pub(super) struct Writer {
     pub(super) landing_bytes: usize,
     pub(super) finishing: Vec<Finishing>,
     pub(super) ops: Vec<IndexOp>,
+    /// What is written with the next group.
+    pub(super) pushes: Vec<PushOp>,
+    /// Since when somebody waits for that.
+    pub(super) urgent_since: Option<Instant>,
     pub(super) group: Vec<Arc<Entry>>,
     /// Rows landed since the last group.
     pub(super) group_bytes: u64,
@@ -167,106 +112,8 @@ pub(super) struct Writer {
     _folder_lock: FolderLock,
 }
 
-/// How a session ended.
-enum End {
-    Closed,
-    Lost(Arc<str>),
-}
-
-/// The thread's life: open, run, and again.
-pub(super) fn run(shared: &Arc<Shared>) {
-    let mut wait = REOPEN_FIRST;
-    loop {
-        let reason = match catch_unwind(AssertUnwindSafe(|| open::open(shared))) {
-            Ok(Ok(opened)) => {
-                let since = Instant::now();
-                let ended = live(shared, opened);
-                // One that is lost as soon as it is open is no better than one that does not open.
-                if since.elapsed() > REOPEN_MAX {
-                    wait = REOPEN_FIRST;
-                }
-                match ended {
-                    End::Closed => break,
-                    End::Lost(reason) => reason,
-                }
-            }
-            Ok(Err(fault)) => sentence(&fault),
-            Err(_panic) => "opening the store failed badly; the log says more".into(),
-        };
-        tracing::error!(%reason, retry_s = wait.as_secs(), "store is degraded");
-        shared.degraded(reason.clone());
-        if !rest(shared, wait, &reason) {
-            break;
-        }
-        wait = (wait * 2).min(REOPEN_MAX);
-    }
-    shared.closed();
-    shared.commands.close();
-    while let Popped::Item(command) = shared.commands.pop(Some(Duration::ZERO)) {
-        refuse(command, Error::Closing);
-    }
-    shared.index_jobs.close();
-    shared.row_jobs.close();
-}
-
-fn refuse(command: Command, error: Error) {
-    match command {
-        Command::In(_, act) => act.refuse(error),
-        Command::Lost { .. } | Command::Close => {}
-    }
-}
-
-/// Waits for the next attempt, refusing what is asked meanwhile. False: it is the end.
-fn rest(shared: &Shared, wait: Duration, reason: &Arc<str>) -> bool {
-    let until = Instant::now() + wait;
-    loop {
-        let left = until.saturating_duration_since(Instant::now());
-        match shared.commands.pop(Some(left)) {
-            Popped::Item(Command::Close) | Popped::Closed => return false,
-            Popped::Item(command) => refuse(command, Error::Degraded(reason.clone())),
-            Popped::TimedOut => return true,
-        }
-    }
-}
-
-/// One session, from its opening to its end; a panic is a failure of the disk.
-fn live(shared: &Arc<Shared>, opened: Opened) -> End {
-    let session = opened.session.clone();
-    let mut writer = Writer::new(shared.clone(), opened);
-    writer.observe_disk();
-    shared.opened(session.clone());
-    let ended = catch_unwind(AssertUnwindSafe(|| writer.run()));
-    session.end();
-    let end = match ended {
-        Ok(Ok(End::Closed)) => End::Closed,
-        Ok(Ok(End::Lost(reason))) => End::Lost(reason),
-        Ok(Err(fault)) => End::Lost(sentence(&fault)),
-        Err(_panic) => End::Lost("the writer of the store failed badly; the log says more".into()),
-    };
-    let reason: Arc<str> = match &end {
-        End::Closed => {
-            shared.closed();
-            "the store is closing".into()
-        }
-        End::Lost(reason) => {
-            shared.degraded(reason.clone());
-            reason.clone()
-        }
-    };
-    let fills: Vec<_> = lock(&session.fills).drain().collect();
-    for (_, fill) in fills {
-        fill.lost(reason.clone());
-    }
-    writer.refuse_all(&reason);
-    session.segments.close_all();
-    if let Err(fault) = session.index.close() {
-        tracing::warn!(fault = %sentence(&fault), "index did not close cleanly");
-    }
-    end
-}
-
 impl Writer {
-    fn new(shared: Arc<Shared>, opened: Opened) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, opened: Opened) -> Self {
         Self {
             shared,
             session: opened.session,
@@ -282,6 +129,8 @@ impl Writer {
             landing_bytes: 0,
             finishing: Vec::new(),
             ops: Vec::new(),
+            pushes: Vec::new(),
+            urgent_since: None,
             group: Vec::new(),
             group_bytes: 0,
             waiting_since: None,
@@ -294,7 +143,7 @@ impl Writer {
         }
     }
 
-    fn run(&mut self) -> Result<End, Fault> {
+    pub(super) fn run(&mut self) -> Result<End, Fault> {
         loop {
             match self.shared.commands.pop(Some(self.patience())) {
                 Popped::Item(Command::Close) | Popped::Closed => {
@@ -317,6 +166,8 @@ impl Writer {
                         act.refuse(Error::Degraded("the store was opened again".into()));
                     }
                 }
+                // Nobody else joins those who wait for a commit.
+                Popped::TimedOut if self.urgent_since.is_some() => self.commit_group()?,
                 Popped::TimedOut => {
                     self.land()?;
                     self.apply_ops()?;
@@ -335,6 +186,7 @@ impl Writer {
         let busy = !self.landing.is_empty()
             || !self.finishing.is_empty()
             || !self.ops.is_empty()
+            || self.urgent_since.is_some()
             || self.has_background_work();
         self.session.busy.store(busy, Ordering::Release);
         if busy {
@@ -363,6 +215,10 @@ impl Writer {
             Act::Index(op) => {
                 self.ops.push(op);
                 if self.ops.len() >= OPS_MAX { self.apply_ops() } else { Ok(()) }
+            }
+            Act::Push(op) => {
+                self.push(op);
+                Ok(())
             }
             Act::Ids(reply) => {
                 self.reserve_ids()?;
@@ -394,12 +250,15 @@ impl Writer {
     }
 
     /// Nobody waits for a writer that has ended.
-    fn refuse_all(&mut self, reason: &Arc<str>) {
+    pub(super) fn refuse_all(&mut self, reason: &Arc<str>) {
         let error = || Error::Degraded(reason.clone());
         for finishing in self.finishing.drain(..) {
             drop(finishing.reply.send(Err(error())));
         }
         for op in self.ops.drain(..) {
+            op.refuse(error());
+        }
+        for op in self.pushes.drain(..) {
             op.refuse(error());
         }
         for waiting in self.room.drain(..) {

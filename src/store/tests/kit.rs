@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 use crate::metrics::Metrics;
 use crate::nix::{Compression, FileHash, NarHash, NarInfo, StorePath};
 use crate::store::disk::Folder;
-use crate::store::evict::takes_of;
-use crate::store::records::{NarRecord, id_of_key, row_key};
+use crate::store::keys::{id_of_key, row_key};
+use crate::store::records::NarRecord;
+use crate::store::removal::takes_of;
 use crate::store::segment::number_of;
 use crate::store::tables::NAR;
 use crate::store::{

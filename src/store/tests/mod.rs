@@ -5,5 +5,7 @@ mod crash;
 mod damage;
 mod kit;
 mod main_path;
+mod push;
+mod push_kit;
 mod rest;
 mod trouble;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::kit::*;
 use crate::store::disk::fault::{Call, Faulty, Trouble};
 use crate::store::disk::memory::Memory;
-use crate::store::records::SmallKey;
+use crate::store::keys::SmallKey;
 use crate::store::tables::SMALL_USE;
 use crate::store::{State, Store};
 

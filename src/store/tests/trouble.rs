@@ -250,7 +250,7 @@ async fn a_newer_index_is_left_alone() {
     let house = closed_house().await;
     let database = redb::Database::create(house.path().join("index.redb")).unwrap();
     let txn = write_txn(&database, Durable::Yes).unwrap();
-    META.insert(&txn, META_FORMAT, &2_u64.to_be_bytes()).unwrap();
+    META.insert(&txn, META_FORMAT, &3_u64.to_be_bytes()).unwrap();
     txn.commit().unwrap();
     drop(database);
     check_untouched(&house, "newer").await;

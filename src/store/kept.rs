@@ -1,0 +1,287 @@
+//! What may not be evicted: NARs and narinfos that wait to be carried on, and uploads that wait for
+//! their narinfo. What it comes to is counted in memory.
+
+use std::collections::{BTreeMap, HashMap};
+
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+
+use super::keys::{AliasKey, SmallKey, id_of_key, key_of_path, nar_use_key, path_key};
+use super::queue_rows::{Row, Target};
+use super::records::{NarRecord, Small, number, origin_byte};
+use super::removal::takes_of;
+use super::tables::{
+    Fault, NAR, NAR_HASH, NAR_USE, NARINFO, PATHS, QUEUE, SMALL_USE, TARGET, UNBOUND,
+};
+use super::uploads::Unbound;
+use super::writer::Writer;
+use super::{Origin, Queued, StoredNarInfo, TargetQueue, lock};
+use crate::nix::{NarHash, StorePathHash};
+
+/// In place of a use counter: it is not in `small-use-1`, so nothing takes it away.
+pub(super) const NEVER_GOES: u64 = u64::MAX;
+
+/// Where in `nar-use-1` those begin that eviction does not come to.
+pub(super) const KEPT_FROM: [u8; 1] = [origin_byte(Origin::Kept)];
+
+/// The figures of it.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// By their ids.
+    pub(super) targets: BTreeMap<u32, Target>,
+    /// Lengths of the files that no narinfo names yet, also of those on their way to the index.
+    pub(super) unbound: HashMap<AliasKey, u64>,
+    /// Bytes that NARs take which may not be evicted, by the index.
+    pub(super) bytes: u64,
+    /// The same of uploads on their way to the index.
+    pub(super) coming_bytes: u64,
+}
+
+impl Kept {
+    /// Counted anew when the store is opened.
+    pub(super) fn load(txn: &ReadTransaction) -> Result<Self, Fault> {
+        let mut kept = Self::default();
+        for entry in TARGET.open_for_read(txn)?.range::<&[u8]>(..)? {
+            let (key, _) = entry?;
+            // What was acknowledged is shown even where the name of its target is damaged.
+            if let Some((id, url)) = key.value().split_first_chunk() {
+                let url = String::from_utf8_lossy(url).into_owned();
+                kept.targets.insert(u32::from_be_bytes(*id), Target::new(url));
+            }
+        }
+        for entry in QUEUE.open_for_read(txn)?.range::<&[u8]>(..)? {
+            let (key, value) = entry?;
+            let Some((id, _)) = key.value().split_first_chunk() else { continue };
+            let row = QUEUE.unseal(key.value(), value.value()).and_then(Row::from_bytes);
+            let target = kept.targets.entry(u32::from_be_bytes(*id)).or_default();
+            if let Ok(row) = row {
+                target.count(row);
+            }
+        }
+        for entry in UNBOUND.open_for_read(txn)?.range::<&[u8]>(..)? {
+            let (key, value) = entry?;
+            let body = UNBOUND.unseal(key.value(), value.value());
+            let unbound = body.and_then(|body| Unbound::from_row(key.value(), body));
+            if let Ok(unbound) = unbound {
+                kept.unbound.insert(unbound.key, unbound.file_size);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Every target that has rows.
+    pub(super) fn queues(&self) -> Vec<TargetQueue> {
+        self.targets.values().filter(|target| !target.is_empty()).map(Target::figures).collect()
+    }
+
+    /// The id of a target that has or had rows.
+    pub(super) fn target_id(&self, url: &str) -> Option<u32> {
+        self.targets.iter().find(|(_, target)| target.url == url).map(|(id, _)| *id)
+    }
+
+    /// No row waits, by the index.
+    fn has_no_rows(&self) -> bool {
+        self.targets.values().all(Target::is_empty)
+    }
+}
+
+impl Writer {
+    /// Whether something waits at any target.
+    pub(super) fn is_queued(&self, txn: &WriteTransaction, what: &Queued) -> Result<bool, Fault> {
+        let ids: Vec<u32> = {
+            let kept = lock(&self.session.kept);
+            let busy = kept.targets.iter().filter(|(_, target)| !target.is_empty());
+            busy.map(|(id, _)| *id).collect()
+        };
+        for id in ids {
+            if Row::of(txn, id, what)?.is_some_and(|row| !row.lost) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether a queued narinfo would go, or name another NAR: what was acknowledged stays.
+    pub(super) fn is_promised(
+        &self,
+        txn: &WriteTransaction,
+        key: StorePathHash,
+        stored: Option<&StoredNarInfo>,
+    ) -> Result<bool, Fault> {
+        if !self.is_queued(txn, &Queued::Path(key))? {
+            return Ok(false);
+        }
+        let now = nar_of(txn, key)?;
+        Ok(now.is_some() && now != stored.map(|stored| stored.narinfo.nar_hash))
+    }
+
+    /// The use counter of a narinfo or a document that is written now.
+    pub(super) fn use_now(&self, txn: &WriteTransaction, key: &SmallKey) -> Result<u64, Fault> {
+        let queued = match key {
+            SmallKey::Narinfo(key) => Queued::Path(*key),
+            SmallKey::Document(name) => Queued::Document(name.clone()),
+            SmallKey::Alias(_) => return Ok(self.session.tick()),
+        };
+        Ok(if self.is_queued(txn, &queued)? { NEVER_GOES } else { self.session.tick() })
+    }
+
+    /// Whether a path of this NAR is queued, or an upload of it waits for its narinfo.
+    pub(super) fn keeps(&self, txn: &WriteTransaction, nar_hash: NarHash) -> Result<bool, Fault> {
+        if Unbound::is_any_of(txn, nar_hash)? {
+            return Ok(true);
+        }
+        if lock(&self.session.kept).has_no_rows() {
+            return Ok(false);
+        }
+        let from = path_key(nar_hash, StorePathHash::from_bytes([0; 20]));
+        let paths = PATHS.open_in(txn)?;
+        for entry in paths.range::<&[u8]>(from.as_slice()..)? {
+            let (key, _) = entry?;
+            if !key.value().starts_with(nar_hash.as_bytes()) {
+                break;
+            }
+            let Some(path) = key_of_path(key.value()) else { continue };
+            if self.is_queued(txn, &Queued::Path(path))? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// A NAR is kept while something keeps it; one that was and is not any more becomes
+    /// `no_longer`.
+    pub(super) fn settle(
+        &mut self,
+        txn: &WriteTransaction,
+        nar_hash: NarHash,
+        no_longer: Origin,
+    ) -> Result<(), Fault> {
+        let Some((id, record)) = held_in(txn, nar_hash)? else { return Ok(()) };
+        let origin = match record.origin {
+            _ if self.keeps(txn, nar_hash)? => Origin::Kept,
+            Origin::Kept => no_longer,
+            as_it_was @ (Origin::Upstream | Origin::Ours) => as_it_was,
+        };
+        self.set_origin(txn, id, record, origin)
+    }
+
+    /// Gives a NAR another place in the order of eviction.
+    pub(super) fn set_origin(
+        &mut self,
+        txn: &WriteTransaction,
+        id: u64,
+        record: NarRecord,
+        origin: Origin,
+    ) -> Result<(), Fault> {
+        if record.origin == origin {
+            return Ok(());
+        }
+        self.count_kept(&record, origin);
+        NAR_USE.remove(txn, &nar_use_key(record.origin, record.last_use, id))?;
+        NAR_USE.insert(txn, &nar_use_key(origin, record.last_use, id), &[])?;
+        NAR.insert(txn, &id.to_be_bytes(), &NarRecord { origin, ..record }.to_bytes())
+    }
+
+    /// Counts what a NAR takes when it becomes one that may not be evicted, or ceases to be one.
+    fn count_kept(&mut self, record: &NarRecord, origin: Origin) {
+        let takes: u64 = takes_of(&record.parts, record.file_size).values().sum();
+        if origin == Origin::Kept {
+            self.totals.kept_bytes += takes;
+        } else if record.origin == Origin::Kept {
+            self.totals.kept_bytes = self.totals.kept_bytes.saturating_sub(takes);
+        }
+    }
+
+    /// A NAR goes, whatever it was.
+    pub(super) fn uncount_kept(&mut self, record: &NarRecord) {
+        self.count_kept(record, Origin::Upstream);
+    }
+
+    /// Something may have lost its last row: it goes back into the order of use, its NAR becomes
+    /// `to`.
+    pub(super) fn release(
+        &mut self,
+        txn: &WriteTransaction,
+        what: &Queued,
+        to: Origin,
+    ) -> Result<(), Fault> {
+        if self.is_queued(txn, what)? {
+            return Ok(());
+        }
+        let key = match what {
+            Queued::Path(key) => {
+                if let Some(nar_hash) = nar_of(txn, *key)? {
+                    self.settle(txn, nar_hash, to)?;
+                }
+                SmallKey::Narinfo(*key)
+            }
+            Queued::Document(name) => SmallKey::Document(name.clone()),
+        };
+        set_use(txn, &key, self.session.tick())?;
+        self.release_strays(txn)
+    }
+
+    /// Where nothing is queued and no upload waits, nothing is kept: damage may have left some.
+    pub(super) fn release_strays(&mut self, txn: &WriteTransaction) -> Result<(), Fault> {
+        if self.totals.kept_bytes == 0 || !lock(&self.session.kept).has_no_rows() {
+            return Ok(());
+        }
+        if UNBOUND.open_in(txn)?.range::<&[u8]>(..)?.next().is_some() {
+            return Ok(());
+        }
+        loop {
+            let first = {
+                let table = NAR_USE.open_in(txn)?;
+                let first = table.range::<&[u8]>(KEPT_FROM.as_slice()..)?.next().transpose()?;
+                first.map(|(key, _)| key.value().to_vec())
+            };
+            let Some(first) = first else { break };
+            let id = id_of_key(&first).unwrap_or_default();
+            let body = NAR.get_in(txn, &id.to_be_bytes())?;
+            let record = body.map(|body| NarRecord::from_bytes(NAR, &body)).transpose()?;
+            if let Some(record) = record.filter(|record| record.origin == Origin::Kept) {
+                self.set_origin(txn, id, record, Origin::Ours)?;
+            }
+            NAR_USE.remove(txn, &first)?;
+        }
+        self.totals.kept_bytes = 0;
+        Ok(())
+    }
+}
+
+/// The held NAR of a hash as a write transaction sees it.
+pub(super) fn held_in(
+    txn: &WriteTransaction,
+    nar_hash: NarHash,
+) -> Result<Option<(u64, NarRecord)>, Fault> {
+    let Some(id) = NAR_HASH.get_in(txn, nar_hash.as_bytes())? else { return Ok(None) };
+    let id = number(NAR_HASH, &id)?;
+    let Some(body) = NAR.get_in(txn, &id.to_be_bytes())? else { return Ok(None) };
+    let record = NarRecord::from_bytes(NAR, &body)?;
+    Ok(Some((id, record)).filter(|(_, record)| !record.doomed))
+}
+
+/// The NAR that a kept narinfo names.
+fn nar_of(txn: &WriteTransaction, key: StorePathHash) -> Result<Option<NarHash>, Fault> {
+    match NARINFO.get_in(txn, key.as_bytes()) {
+        Ok(body) => {
+            let small = body.map(|body| Small::<StoredNarInfo>::from_bytes(NARINFO, &body));
+            Ok(small.and_then(Result::ok).map(|small| small.value.narinfo.nar_hash))
+        }
+        Err(Fault::Damaged(_)) => Ok(None),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// Puts a narinfo, a document or an alias elsewhere in the order of use, or out of it.
+pub(super) fn set_use(txn: &WriteTransaction, key: &SmallKey, last_use: u64) -> Result<(), Fault> {
+    let table = key.table();
+    let Some(mut body) = table.get_in(txn, key.key())? else { return Ok(()) };
+    let Some(head) = body.first_chunk_mut::<8>() else { return Ok(()) };
+    let before = u64::from_be_bytes(*head);
+    *head = last_use.to_be_bytes();
+    SMALL_USE.remove(txn, &key.use_key(before))?;
+    if last_use != NEVER_GOES {
+        SMALL_USE.insert(txn, &key.use_key(last_use), &[])?;
+    }
+    table.insert(txn, key.key(), &body)
+}

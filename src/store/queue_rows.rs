@@ -1,0 +1,361 @@
+//! Rows of the queue: what waits at which target, in the order in which it was accepted.
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::keys::SmallKey;
+use super::records::Reader;
+use super::session::Session;
+use super::tables::{Fault, QUEUE, QUEUE_SEQ, TARGET};
+use super::writer::Writer;
+use super::{Origin, QueueRow, Queued, TargetQueue, lock};
+use crate::nix::StorePathHash;
+
+/// Rows of a target that are looked at in one transaction while it is forgotten: the writer has
+/// others to serve.
+const ROWS_A_SLICE: usize = 1024;
+
+/// A target as it is counted in memory.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Target {
+    pub(super) url: String,
+    waiting: u64,
+    waiting_bytes: u64,
+    lost: u64,
+    /// Of the oldest that waits: its place in the order, and when it was accepted.
+    oldest: Option<(u64, u64)>,
+}
+
+impl Target {
+    pub(super) fn new(url: String) -> Self {
+        Self { url, ..Self::default() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting == 0 && self.lost == 0
+    }
+
+    pub(super) fn count(&mut self, row: Row) {
+        if row.lost {
+            self.lost += 1;
+            return;
+        }
+        self.waiting += 1;
+        self.waiting_bytes += row.len_bytes;
+        if self.oldest.is_none_or(|(seq, _)| row.seq < seq) {
+            self.oldest = Some((row.seq, row.queued_at_s));
+        }
+    }
+
+    /// Says whether it was the oldest.
+    fn uncount(&mut self, row: Row) -> bool {
+        if row.lost {
+            self.lost = self.lost.saturating_sub(1);
+            return false;
+        }
+        self.waiting = self.waiting.saturating_sub(1);
+        self.waiting_bytes = self.waiting_bytes.saturating_sub(row.len_bytes);
+        self.oldest.is_some_and(|(seq, _)| row.seq == seq)
+    }
+
+    pub(super) fn figures(&self) -> TargetQueue {
+        TargetQueue {
+            target: self.url.clone(),
+            waiting: self.waiting,
+            waiting_bytes: self.waiting_bytes,
+            oldest_at_s: self.oldest.map(|(_, at_s)| at_s),
+            lost: self.lost,
+        }
+    }
+}
+
+/// The body of a row in `queue-1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) seq: u64,
+    pub(super) queued_at_s: u64,
+    pub(super) len_bytes: u64,
+    pub(super) lost: bool,
+}
+
+impl Row {
+    fn to_bytes(self) -> Vec<u8> {
+        let numbers = [self.seq, self.queued_at_s, self.len_bytes];
+        let mut out: Vec<u8> = numbers.into_iter().flat_map(u64::to_be_bytes).collect();
+        out.push(self.lost.into());
+        out
+    }
+
+    pub(super) fn from_bytes(body: &[u8]) -> Result<Self, Fault> {
+        let mut reader = Reader::new(QUEUE, body);
+        let (seq, queued_at_s, len_bytes) = (reader.u64()?, reader.u64()?, reader.u64()?);
+        let lost = reader.flag()?;
+        reader.end()?;
+        Ok(Self { seq, queued_at_s, len_bytes, lost })
+    }
+
+    /// As a write transaction sees it.
+    pub(super) fn of(
+        txn: &WriteTransaction,
+        target: u32,
+        what: &Queued,
+    ) -> Result<Option<Self>, Fault> {
+        let body = QUEUE.get_in(txn, &row_key(target, what))?;
+        body.map(|body| Self::from_bytes(&body)).transpose()
+    }
+
+    fn shown(self, what: Queued) -> QueueRow {
+        let Self { seq, queued_at_s, len_bytes, lost } = self;
+        QueueRow { what, seq, queued_at_s, len_bytes, lost }
+    }
+}
+
+/// What is queued, in keys and in `queue-seq-1`: its kind, as in `small-use-1`, and its key.
+fn name_of(what: &Queued) -> Vec<u8> {
+    match what {
+        Queued::Path(key) => [&[0], key.as_bytes().as_slice()].concat(),
+        Queued::Document(name) => [&[1], name.as_bytes()].concat(),
+    }
+}
+
+fn what_of(name: &[u8]) -> Result<Queued, Fault> {
+    let mut reader = Reader::new(QUEUE_SEQ, name);
+    match reader.u8()? {
+        0 => {
+            let key = StorePathHash::from_bytes(reader.array()?);
+            reader.end()?;
+            Ok(Queued::Path(key))
+        }
+        1 => String::from_utf8(reader.rest.to_vec())
+            .map(Queued::Document)
+            .map_err(|_| reader.damaged()),
+        _ => Err(reader.damaged()),
+    }
+}
+
+/// The key of `queue-1`.
+fn row_key(target: u32, what: &Queued) -> Vec<u8> {
+    [target.to_be_bytes().as_slice(), &name_of(what)].concat()
+}
+
+/// The key of `queue-seq-1`.
+fn seq_key(target: u32, seq: u64) -> Vec<u8> {
+    [target.to_be_bytes().as_slice(), &seq.to_be_bytes()].concat()
+}
+
+/// Rows of a target in their order, those behind `after_seq`.
+pub(super) fn rows(
+    session: &Session,
+    target: &str,
+    after_seq: u64,
+    count_max: usize,
+) -> Result<Vec<QueueRow>, Fault> {
+    let Some(id) = lock(&session.kept).target_id(target) else { return Ok(Vec::new()) };
+    let (from, end) = (seq_key(id, after_seq.saturating_add(1)), seq_key(id, u64::MAX));
+    session.index.read(|txn| {
+        let mut found = Vec::new();
+        let rows = QUEUE.open_for_read(txn)?;
+        for entry in QUEUE_SEQ.open_for_read(txn)?.range(from.as_slice()..end.as_slice())? {
+            if found.len() >= count_max {
+                break;
+            }
+            let (key, name) = entry?;
+            let what = what_of(QUEUE_SEQ.unseal(key.value(), name.value())?)?;
+            let key_of_row = row_key(id, &what);
+            let Some(value) = rows.get(key_of_row.as_slice())? else { continue };
+            let row = Row::from_bytes(QUEUE.unseal(&key_of_row, value.value())?)?;
+            if key.value() == seq_key(id, row.seq) {
+                found.push(row.shown(what));
+            }
+        }
+        Ok(found)
+    })
+}
+
+/// The row of one thing at a target.
+pub(super) fn row(
+    session: &Session,
+    target: &str,
+    what: Queued,
+) -> Result<Option<QueueRow>, Fault> {
+    let Some(id) = lock(&session.kept).target_id(target) else { return Ok(None) };
+    let body = session.index.read(|txn| QUEUE.get(txn, &row_key(id, &what)))?;
+    let row = body.map(|body| Row::from_bytes(&body)).transpose()?;
+    Ok(row.map(|row| row.shown(what)))
+}
+
+/// How far the forgetting of a target has come.
+#[derive(Debug, Default)]
+pub(super) struct Forgetting {
+    /// The last key that was looked at.
+    after: Option<Vec<u8>>,
+    pub(super) count: u64,
+    pub(super) done: bool,
+}
+
+impl Writer {
+    /// Queues something at a target, behind all that is there.
+    pub(super) fn queue_in(
+        &mut self,
+        txn: &WriteTransaction,
+        target: &str,
+        what: &Queued,
+        (len_bytes, now_s): (u64, u64),
+    ) -> Result<(), Fault> {
+        let id = self.target_in(txn, target)?;
+        if let Some(before) = Row::of(txn, id, what)? {
+            self.remove_row(txn, id, what, before)?;
+        }
+        // Callers ask for rows behind a number: the first one is 1.
+        self.totals.next_seq = self.totals.next_seq.max(1);
+        let row = Row { seq: self.totals.next_seq, queued_at_s: now_s, len_bytes, lost: false };
+        self.totals.next_seq += 1;
+        QUEUE.insert(txn, &row_key(id, what), &row.to_bytes())?;
+        QUEUE_SEQ.insert(txn, &seq_key(id, row.seq), &name_of(what))?;
+        lock(&self.session.kept).targets.entry(id).or_default().count(row);
+        Ok(())
+    }
+
+    /// The id of a target, which may be new.
+    fn target_in(&mut self, txn: &WriteTransaction, url: &str) -> Result<u32, Fault> {
+        let mut kept = lock(&self.session.kept);
+        if let Some(id) = kept.target_id(url) {
+            return Ok(id);
+        }
+        let id = kept.targets.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
+        kept.targets.insert(id, Target::new(url.to_owned()));
+        drop(kept);
+        TARGET.insert(txn, &target_key(id, url), &[])?;
+        Ok(id)
+    }
+
+    fn remove_row(
+        &self,
+        txn: &WriteTransaction,
+        target: u32,
+        what: &Queued,
+        row: Row,
+    ) -> Result<(), Fault> {
+        QUEUE.remove(txn, &row_key(target, what))?;
+        QUEUE_SEQ.remove(txn, &seq_key(target, row.seq))?;
+        self.uncount(txn, target, row)
+    }
+
+    /// A row does not count any more; the next one that waits may be the oldest now.
+    fn uncount(&self, txn: &WriteTransaction, target: u32, row: Row) -> Result<(), Fault> {
+        let was_oldest = {
+            let mut kept = lock(&self.session.kept);
+            kept.targets.entry(target).or_default().uncount(row)
+        };
+        if was_oldest {
+            let next = oldest(txn, target, row.seq)?;
+            lock(&self.session.kept).targets.entry(target).or_default().oldest = next;
+        }
+        Ok(())
+    }
+
+    /// A target has something: its row goes, unless it is another one by now.
+    pub(super) fn strike_in(
+        &mut self,
+        txn: &WriteTransaction,
+        target: &str,
+        what: &Queued,
+        seq: u64,
+    ) -> Result<(), Fault> {
+        let Some(id) = lock(&self.session.kept).target_id(target) else { return Ok(()) };
+        let row = Row::of(txn, id, what)?;
+        let Some(row) = row.filter(|row| row.seq == seq) else { return Ok(()) };
+        self.remove_row(txn, id, what, row)?;
+        self.release(txn, what, Origin::Upstream)
+    }
+
+    /// The bytes of something are damaged: it waits no more, and its row is shown.
+    pub(super) fn lose_in(
+        &mut self,
+        txn: &WriteTransaction,
+        target: &str,
+        what: &Queued,
+    ) -> Result<(), Fault> {
+        let Some(id) = lock(&self.session.kept).target_id(target) else { return Ok(()) };
+        let row = Row::of(txn, id, what)?;
+        let Some(row) = row.filter(|row| !row.lost) else { return Ok(()) };
+        let lost = Row { lost: true, ..row };
+        QUEUE.insert(txn, &row_key(id, what), &lost.to_bytes())?;
+        self.uncount(txn, id, row)?;
+        lock(&self.session.kept).targets.entry(id).or_default().count(lost);
+        self.release(txn, what, Origin::Ours)
+    }
+
+    /// Forgets some rows of a target, or its lost ones among them.
+    pub(super) fn forget_in(
+        &mut self,
+        txn: &WriteTransaction,
+        target: &str,
+        only_lost: bool,
+        at: &mut Forgetting,
+    ) -> Result<(), Fault> {
+        at.done = true;
+        let Some(id) = lock(&self.session.kept).target_id(target) else { return Ok(()) };
+        let prefix = id.to_be_bytes();
+        let found: Vec<(Vec<u8>, Vec<u8>)> = {
+            let table = QUEUE.open_in(txn)?;
+            let from = at.after.as_deref().unwrap_or(&prefix);
+            let rows = table.range::<&[u8]>(from..)?.take(ROWS_A_SLICE);
+            let rows = rows.map(|row| row.map(|(key, it)| (key.value().into(), it.value().into())));
+            rows.collect::<Result<_, _>>()?
+        };
+        for (key, value) in found {
+            let Some(name) = key.strip_prefix(prefix.as_slice()) else { break };
+            if at.after.as_ref() == Some(&key) {
+                continue;
+            }
+            at.done = false;
+            let row = QUEUE.unseal(&key, &value).and_then(Row::from_bytes);
+            if let (Ok(row), Ok(what)) = (row, what_of(name))
+                && (row.lost || !only_lost)
+            {
+                self.remove_row(txn, id, &what, row)?;
+                self.release(txn, &what, Origin::Ours)?;
+                at.count += 1;
+            }
+            at.after = Some(key);
+        }
+        if at.done && !only_lost {
+            TARGET.remove(txn, &target_key(id, target))?;
+            lock(&self.session.kept).targets.remove(&id);
+        }
+        Ok(())
+    }
+}
+
+fn target_key(id: u32, url: &str) -> Vec<u8> {
+    [id.to_be_bytes().as_slice(), url.as_bytes()].concat()
+}
+
+/// The first that waits at a target, behind a place in the order.
+fn oldest(
+    txn: &WriteTransaction,
+    target: u32,
+    after_seq: u64,
+) -> Result<Option<(u64, u64)>, Fault> {
+    let (from, end) = (seq_key(target, after_seq.saturating_add(1)), seq_key(target, u64::MAX));
+    let order = QUEUE_SEQ.open_in(txn)?;
+    for entry in order.range(from.as_slice()..end.as_slice())? {
+        let (key, name) = entry?;
+        let what = what_of(QUEUE_SEQ.unseal(key.value(), name.value())?)?;
+        if let Some(row) = Row::of(txn, target, &what)?
+            && !row.lost
+        {
+            return Ok(Some((row.seq, row.queued_at_s)));
+        }
+    }
+    Ok(None)
+}
+
+impl From<&Queued> for SmallKey {
+    fn from(what: &Queued) -> Self {
+        match what {
+            Queued::Path(key) => Self::Narinfo(*key),
+            Queued::Document(name) => Self::Document(name.clone()),
+        }
+    }
+}
