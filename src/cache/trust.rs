@@ -41,7 +41,7 @@ impl Own {
 
 /// Why an upstream's narinfo is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Distrust {
+pub(crate) enum Distrust {
     /// It does not parse.
     #[error("it is no valid narinfo: {0}")]
     Malformed(String),

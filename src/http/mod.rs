@@ -17,6 +17,8 @@ mod answer;
 mod route;
 mod front;
 mod host_rule;
+mod auth;
+mod upload;
 mod public_keys;
 mod narinfo;
 mod nar;
@@ -76,9 +78,9 @@ pub async fn serve(
     let lan = Lan::new(&site.allow)
         .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
     let desk = Arc::new(Desk::new(site));
-    let answer = move |request, local| {
+    let answer = move |request, ends| {
         let desk = Arc::clone(&desk);
-        async move { desk.answer(request, local).await }
+        async move { desk.answer(request, ends).await }
     };
     Server::new(lan, Limits::default(), answer, stop).run(listeners).await
 }

@@ -19,6 +19,7 @@ use crate::upstream::Upstream;
 
 pub mod tokens;
 
+mod refusal;
 mod upload;
 mod accept;
 mod documents;
@@ -33,9 +34,10 @@ mod worker;
 mod sweep;
 mod status;
 
-pub use accept::Refusal;
+pub use documents::{DOCUMENT_LEN_MAX, Shape, Wrapping};
+pub use refusal::Refusal;
 pub use status::{TargetState, TargetStatus};
-pub use upload::NarUpload;
+pub use upload::{Begun, NarUpload};
 
 /// What the daemon tells the push side.
 #[derive(Debug, Clone)]
@@ -69,6 +71,7 @@ struct Inner {
     targets: Vec<Upstream>,
     /// Who is asked whether it is theirs already.
     others: Vec<Upstream>,
+    others_memory: others::Others,
     metrics: Metrics,
     /// Told whenever something was queued.
     queued: watch::Sender<u64>,
@@ -94,6 +97,7 @@ impl Push {
             workers: worker::Workers::new(&targets, config.limit),
             targets,
             others,
+            others_memory: others::Others::default(),
             metrics,
             queued: watch::Sender::new(0),
             config,
