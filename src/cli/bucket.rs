@@ -15,6 +15,11 @@ pub(super) enum BucketCommand {
     /// Make a bucket or a folder a Nix cache; what is there already stays as it is.
     #[command(after_help = INIT_HELP)]
     Init(InitArgs),
+    /// Print the policy of the user that pushes into a bucket: read, put and abort, never delete.
+    Policy {
+        /// The bucket's name, such as nix-cache.
+        bucket: String,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -45,8 +50,9 @@ const INIT_HELP: &str = "\
 Each line tells a step: done, ok (it was so before), or WRONG with what to run instead. At the end
 stands the policy of the user that pushes; give it to nixbuilder on the server:
 
-  mc admin policy create minio nix-cache-push policy.json
-  mc admin policy attach minio nix-cache-push --user nixbuilder
+  snowberry bucket policy nix-cache > policy.json
+  mc admin policy create s3 nix-cache-write policy.json
+  mc admin policy attach s3 nix-cache-write --user nixbuilder
 
 Examples:
   snowberry bucket init --profile minio-admin \\
@@ -57,7 +63,16 @@ Examples:
 Exit codes: 0 every step is done or was, 1 a step was refused.";
 
 pub(super) fn run(command: &BucketCommand) -> anyhow::Result<Ended> {
-    let BucketCommand::Init(args) = command;
+    match command {
+        BucketCommand::Init(args) => run_init(args),
+        BucketCommand::Policy { bucket } => {
+            out::line(&upstream::user_policy(bucket))?;
+            Ok(Ended::Well)
+        }
+    }
+}
+
+fn run_init(args: &InitArgs) -> anyhow::Result<Ended> {
     let store_dir = StoreDir::parse(&args.store_dir).context("--store-dir")?;
     let admin = BucketAdmin::new(&upstream_config(args)?)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

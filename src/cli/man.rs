@@ -186,6 +186,7 @@ mod tests {
             "snowberry-token-list.1",
             "snowberry-token-remove.1",
             "snowberry-bucket-init.1",
+            "snowberry-bucket-policy.1",
             "snowberry-completions.1",
             "snowberry-man.1",
         ] {
