@@ -84,7 +84,7 @@ impl Status {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             name: site.name.clone(),
-            public_key: site.public_key.as_ref().map(ToString::to_string),
+            public_key: site.public_keys.all().first().map(ToString::to_string),
             uptime_s: uptime.as_secs(),
             offline_since_s: site.cache.offline_since_s(),
             store: StoreStatus {

@@ -19,18 +19,25 @@ use crate::upstream::Upstream;
 
 pub mod tokens;
 
+mod refusal;
 mod upload;
 mod accept;
 mod documents;
 mod view;
 mod others;
 mod order;
+mod state;
+mod limit;
+mod bring;
+mod carry;
 mod worker;
+mod sweep;
 mod status;
 
-pub use accept::Refusal;
+pub use documents::{DOCUMENT_LEN_MAX, Shape, Wrapping};
+pub use refusal::Refusal;
 pub use status::{TargetState, TargetStatus};
-pub use upload::NarUpload;
+pub use upload::{Begun, NarUpload};
 
 /// What the daemon tells the push side.
 #[derive(Debug, Clone)]
@@ -64,6 +71,7 @@ struct Inner {
     targets: Vec<Upstream>,
     /// Who is asked whether it is theirs already.
     others: Vec<Upstream>,
+    others_memory: others::Others,
     metrics: Metrics,
     /// Told whenever something was queued.
     queued: watch::Sender<u64>,
@@ -86,9 +94,10 @@ impl Push {
             store,
             cache,
             uploads: upload::Uploads::default(),
-            workers: worker::Workers::new(&targets),
+            workers: worker::Workers::new(&targets, config.limit),
             targets,
             others,
+            others_memory: others::Others::default(),
             metrics,
             queued: watch::Sender::new(0),
             config,
@@ -105,5 +114,13 @@ impl Push {
     pub fn set_own_key(&self, own_key: SecretKey) {
         *self.inner.own_key.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
             Some(own_key);
+    }
+}
+
+impl Inner {
+    /// The name of the key that signs what was pushed.
+    fn own_key_name(&self) -> Option<String> {
+        let own_key = self.own_key.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        own_key.as_ref().map(|key| key.public().name().to_owned())
     }
 }

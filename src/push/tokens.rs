@@ -6,11 +6,10 @@
 //! whether a server runs or not, and a running one sees that at its next question.
 
 use std::error::Error as _;
-use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{
-    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
-};
+use std::fmt::Write as _;
+use std::fs::{DirBuilder, File, Metadata};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{ConditionallySelectable as _, ConstantTimeEq as _};
 use tracing::warn;
 
+use crate::durable;
 use crate::nix::base32;
 
 /// What every token begins with, so that one that leaks is known for what it is.
@@ -37,10 +37,6 @@ const FILE_LEN_MAX: u64 = 128 * 1024;
 
 /// Permission bits that let others than the owner write: whoever can, could add a token.
 const OTHERS_WRITE: u32 = 0o022;
-
-/// The one bit beyond the owner's that a file keeps when it is written: a server that reads it by
-/// its group goes on reading it.
-const GROUP_READS: u32 = 0o040;
 
 /// The tokens file.
 #[derive(Debug)]
@@ -266,64 +262,15 @@ impl Tokens {
             .mode(0o700)
             .create(folder)
             .map_err(|error| self.io("make the folder of", error))?;
-        let lock = self.owned_file(&self.beside("lock")).and_then(|lock| {
-            // Held for a few writes by a command that waits for nothing, and gone with it.
-            lock.lock()?;
-            Ok(lock)
-        });
-        let lock = lock.map_err(|error| self.io("lock", error))?;
+        let lock = durable::lock_folder(folder).map_err(|error| self.io("lock", error))?;
         let mut tokens = self.read()?.map(|(_, tokens)| tokens).unwrap_or_default();
         let changed = change(&mut tokens)?;
         if changed {
-            self.write(&tokens).map_err(|error| self.io("write", error))?;
+            durable::write_private(&self.path, &print(&tokens))
+                .map_err(|error| self.io("write", error))?;
         }
         drop(lock);
         Ok(changed)
-    }
-
-    /// All or nothing, whenever the plug is pulled. A link stays one: what it leads to is replaced.
-    fn write(&self, tokens: &[Token]) -> io::Result<()> {
-        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let temporary = self.beside("new");
-        match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = self.owned_file(&temporary)?;
-        if let Ok(metadata) = path.metadata() {
-            let kept = metadata.permissions().mode() & GROUP_READS | 0o600;
-            file.set_permissions(Permissions::from_mode(kept))?;
-        }
-        file.write_all(print(tokens).as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
-    }
-
-    /// A file for the owner only: of the file that is there, else of its folder, so that what root
-    /// makes by a command can be read by a server that is not root.
-    fn owned_file(&self, path: &Path) -> io::Result<File> {
-        let file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        let wanted = self.path.metadata().or_else(|_| folder.metadata())?;
-        let made = file.metadata()?;
-        if (made.uid(), made.gid()) != (wanted.uid(), wanted.gid()) {
-            let changed = std::os::unix::fs::fchown(&file, Some(wanted.uid()), Some(wanted.gid()));
-            // A group of its folder that is not ours is no harm: nobody reads by it.
-            if made.uid() != wanted.uid() {
-                changed?;
-            }
-        }
-        Ok(file)
-    }
-
-    fn beside(&self, ending: &str) -> PathBuf {
-        let path = self.path.canonicalize().unwrap_or_else(|_| self.path.clone());
-        let mut name = path.into_os_string();
-        name.push(".");
-        name.push(ending);
-        PathBuf::from(name)
     }
 
     fn io(&self, act: &'static str, source: io::Error) -> TokensError {
@@ -404,14 +351,20 @@ fn digest_of_hex(text: &str) -> Option<[u8; 32]> {
 fn print(tokens: &[Token]) -> String {
     let mut text = String::from("# Tokens of writers: name, SHA-256 of the token, made at.\n");
     for Token { name, created_s, digest } in tokens {
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        text.push_str(&format!("{name} {hex} {created_s}\n"));
+        text.push_str(name);
+        text.push(' ');
+        for byte in digest {
+            write!(text, "{byte:02x}").expect("writing to a String cannot fail");
+        }
+        writeln!(text, " {created_s}").expect("writing to a String cannot fail");
     }
     text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+
     use super::*;
 
     fn tokens() -> (tempfile::TempDir, Tokens) {
@@ -431,7 +384,8 @@ mod tests {
         let tower = commands.add("tower", [2; SECRET_LEN], 8).unwrap();
         assert_eq!(server.verdict(&laptop).unwrap(), Verdict::Writer("laptop".into()));
         assert_eq!(server.verdict(&tower).unwrap(), Verdict::Writer("tower".into()));
-        for wrong in ["", "laptop", "snowberry_", &laptop[1..], &format!("{laptop} ")] {
+        let (bare, longer) = (laptop.strip_prefix(PREFIX).unwrap(), format!("{laptop} "));
+        for wrong in ["", "laptop", PREFIX, bare, &longer] {
             assert_eq!(server.verdict(wrong).unwrap(), Verdict::Unknown, "{wrong:?}");
         }
         assert!(commands.remove("laptop").unwrap());
@@ -450,7 +404,8 @@ mod tests {
         let token = tokens.add("a", [3; SECRET_LEN], 0).unwrap();
         let mode = tokens.path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert!(!std::fs::read_to_string(&tokens.path).unwrap().contains(&token[10..]));
+        let secret = token.strip_prefix(PREFIX).unwrap();
+        assert!(!std::fs::read_to_string(&tokens.path).unwrap().contains(secret));
     }
 
     #[test]
@@ -459,10 +414,10 @@ mod tests {
         let token = tokens.add("a", [4; SECRET_LEN], 0).unwrap();
         let good = std::fs::read_to_string(&tokens.path).unwrap();
         let line = good.lines().last().unwrap();
-        let cut = &good[..good.len() - 12];
+        let cut = good.split_at(good.len() - 12).0;
         let short = line.replace(' ', " 0");
         let twice = format!("{good}{line}\n");
-        let surplus = format!("{} x\n", line);
+        let surplus = format!("{line} x\n");
         let long = format!("{good}#{}\n", "x".repeat(usize::try_from(FILE_LEN_MAX).unwrap()));
         let many: String =
             (0..=TOKENS_MAX).map(|n| line.replacen('a', &format!("n{n}"), 1) + "\n").collect();
@@ -507,7 +462,7 @@ mod tests {
             .map(|n| Token { name: format!("n{n}"), created_s: u64::MAX, digest: [0; 32] })
             .collect();
         tokens.add("first", [0; SECRET_LEN], 0).unwrap();
-        tokens.write(&full).unwrap();
+        durable::write_private(&tokens.path, &print(&full)).unwrap();
         assert_eq!(tokens.list().unwrap(), full);
         assert!(matches!(tokens.add("more", [0; SECRET_LEN], 0), Err(TokensError::TooMany)));
     }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use hyper::Method;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -53,6 +54,12 @@ pub struct ObjectHead {
 pub trait Source: Send + Sync {
     /// The bytes from `from` (included) to `to`, in pieces of any length.
     fn read(&self, from: u64, to: u64) -> BoxStream<'_, std::io::Result<Bytes>>;
+
+    /// Returns when so many bytes may go out. Asked before they do, and not where they are only
+    /// digested.
+    fn may_go(&self, _len: usize) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// An object that is to be put.

@@ -79,6 +79,14 @@ impl Sent<'_> {
         }
     }
 
+    /// Returns when so many of its bytes may go out.
+    pub(super) async fn may_go(&self, len: usize) {
+        match self {
+            Self::Nothing | Self::Bytes(_) => {}
+            Self::Range(source, ..) => source.may_go(len).await,
+        }
+    }
+
     /// Its bytes in pieces of any length.
     fn read(&self) -> BoxStream<'_, io::Result<Bytes>> {
         match self {
@@ -227,8 +235,10 @@ async fn hand_over(
     };
     while let Some(mut bytes) = reading.next().await? {
         while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE_LEN));
+            sent.may_go(piece.len()).await;
             let Ok(place) = room(handed_over).await? else { return Ok(()) };
-            place.send(bytes.split_to(bytes.len().min(PIECE_LEN)));
+            place.send(piece);
             handed_over += 1;
         }
     }
