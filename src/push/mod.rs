@@ -71,6 +71,7 @@ struct Inner {
     /// Told whenever something was queued.
     queued: watch::Sender<u64>,
     uploads: upload::Uploads,
+    turns: accept::Turns,
     workers: worker::Workers,
 }
 
@@ -89,6 +90,7 @@ impl Push {
             store,
             cache,
             uploads: upload::Uploads::default(),
+            turns: accept::Turns::default(),
             workers: worker::Workers::new(&targets),
             targets,
             others,
