@@ -205,6 +205,7 @@ fn queue(targets: &[TargetStatus]) -> Value {
                 "sending": target.sending,
                 "last_error": target.last_error,
                 "retry_in_s": target.retry_in_s,
+                "differs": target.differs,
             })
         })
         .collect();
@@ -306,12 +307,13 @@ mod tests {
             sending: vec!["a.narinfo".into()],
             last_error: Some("refused".into()),
             retry_in_s: None,
+            differs: vec!["b".into()],
         };
         let wanted = json!({"targets": [{
             "target": "s3://nix-cache?endpoint=minio.lan", "state": "stopped", "waiting": 3,
             "waiting_bytes": 4096, "oldest_s": 60, "parked": 1, "lost": 0, "pushed": 9,
             "pushed_bytes": 1, "sending": ["a.narinfo"], "last_error": "refused",
-            "retry_in_s": null,
+            "retry_in_s": null, "differs": ["b"],
         }]});
         assert_eq!(queue(&[target]), wanted);
     }
