@@ -45,6 +45,8 @@ pub(super) enum Act {
     Damaged { place: Place, nar_hash: NarHash },
     /// A NAR has to go.
     Withdraw { nar_hash: NarHash, reply: Reply<()> },
+    /// A reader met a damaged row of the index.
+    Mend,
     /// The last reader of a doomed NAR left.
     Unread,
     /// What is finished so far is to be durable.
@@ -61,7 +63,11 @@ impl Act {
             }
             Self::Room { reply, .. } => drop(reply.send(Err(error))),
             Self::Finish { reply, .. } => drop(reply.send(Err(error))),
-            Self::Row { .. } | Self::Abandon(_) | Self::Damaged { .. } | Self::Unread => {}
+            Self::Row { .. }
+            | Self::Abandon(_)
+            | Self::Damaged { .. }
+            | Self::Mend
+            | Self::Unread => {}
         }
     }
 }

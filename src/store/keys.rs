@@ -60,6 +60,14 @@ pub(super) enum SmallKey {
 }
 
 impl SmallKey {
+    /// What a row of `narinfo-1` or `document-1` is called.
+    pub(super) fn of(table: Table, key: &[u8]) -> Option<Self> {
+        if table == super::tables::NARINFO {
+            return key.try_into().ok().map(|key| Self::Narinfo(StorePathHash::from_bytes(key)));
+        }
+        String::from_utf8(key.to_vec()).ok().map(Self::Document)
+    }
+
     pub(super) fn table(&self) -> Table {
         match self {
             Self::Narinfo(_) => super::tables::NARINFO,

@@ -14,7 +14,9 @@ use super::evict::Waiting;
 use super::group::{Finishing, GROUP_AGE_MAX};
 use super::landing::Landing;
 use super::life::End;
-use super::open::{FolderLock, Opened, Totals};
+use super::load::Totals;
+use super::mend::Known;
+use super::open::{FolderLock, Opened};
 use super::queue::Popped;
 use super::records::SegmentRecord;
 use super::removal::Removal;
@@ -80,8 +82,12 @@ pub(super) struct Writer {
     pub(super) changed_segments: BTreeSet<u32>,
     /// The segment that takes rows.
     pub(super) current: Option<u32>,
-    /// The index holds something that no durable commit covers.
-    pub(super) index_dirty: bool,
+    /// The one that took rows last.
+    pub(super) last_current: Option<u32>,
+    /// Segments whose files were read whole after trouble with writing.
+    pub(super) readable: BTreeSet<u32>,
+    /// How the index was written last since it was opened.
+    pub(super) index_written: Option<Durable>,
     pub(super) closing: bool,
     /// Nothing could be evicted when it was last tried.
     pub(super) stuck_since: Option<Instant>,
@@ -102,6 +108,10 @@ pub(super) struct Writer {
     pub(super) searches: VecDeque<(u32, u64, u64)>,
     /// Damaged segments whose NARs have to go, and from which id on.
     pub(super) sweeps: VecDeque<(u32, u64)>,
+    /// When the index was last mended.
+    pub(super) mended: Option<Instant>,
+    /// What the index is known to say of itself.
+    pub(super) known: Known,
     pub(super) last_ask: Instant,
     /// The folder is ours until all is closed.
     _folder_lock: FolderLock,
@@ -113,10 +123,12 @@ impl Writer {
             shared,
             session: opened.session,
             totals: opened.totals,
-            segments: opened.segments,
             changed_segments: BTreeSet::new(),
             current: None,
-            index_dirty: false,
+            last_current: opened.segments.last_key_value().map(|(last, _)| *last),
+            readable: BTreeSet::new(),
+            segments: opened.segments,
+            index_written: None,
             closing: false,
             stuck_since: None,
             segment_dirty: false,
@@ -131,6 +143,8 @@ impl Writer {
             room: VecDeque::new(),
             searches: opened.searches.into(),
             sweeps: opened.sweeps.into(),
+            mended: None,
+            known: opened.known,
             last_ask: Instant::now(),
             _folder_lock: opened.folder_lock,
         }
@@ -170,6 +184,11 @@ impl Writer {
                 self.commit_group()?;
             }
         }
+    }
+
+    /// The index holds something that no durable commit covers.
+    pub(super) fn is_index_dirty(&self) -> bool {
+        self.index_written == Some(Durable::No)
     }
 
     /// How long the writer waits for a command before it does what can wait.
@@ -226,6 +245,7 @@ impl Writer {
                 drop(reply.send(Ok(())));
                 Ok(())
             }
+            Act::Mend => self.mend_if_due(),
             Act::Unread => Ok(()),
             Act::Flush(reply) => {
                 self.commit_group()?;
