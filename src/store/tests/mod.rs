@@ -3,8 +3,10 @@
 mod bounds;
 mod crash;
 mod damage;
+mod flip;
 mod kit;
 mod main_path;
+mod mend;
 mod push;
 mod push_crash;
 mod push_index;
