@@ -93,12 +93,26 @@ pub struct Metrics {
     pub evicted: Counter,
     /// Rows and NARs found damaged, and withdrawn.
     pub corrupt: Counter,
-    /// Paths that were put, and dropped because they are known with another NAR.
-    pub push_differs: Counter,
     /// 1 while an upstream answers, 0 while it does not.
     pub upstream_up: Family<UpstreamLabel, Gauge>,
     /// Seconds from a question to an upstream to the head of its answer.
     pub upstream_request_seconds: SecondsFamily<UpstreamLabel>,
+    /// Rows of the queue that wait, at all targets.
+    pub push_waiting: Gauge,
+    /// Age of the oldest row that waits.
+    pub push_oldest_seconds: Gauge,
+    /// Rows that are set aside because a target does not take them, or what they refer to.
+    pub push_parked: Gauge,
+    /// Rows whose bytes turned out damaged.
+    pub push_lost: Gauge,
+    /// Paths and documents that a target has now.
+    pub pushed: Counter,
+    /// Bytes that were sent for them.
+    pub pushed_bytes: Counter,
+    /// Tries that came to nothing, each of them repeated.
+    pub push_failed: Counter,
+    /// Paths that are held elsewhere with another NAR.
+    pub push_differs: Counter,
     registry: Arc<Registry>,
 }
 
@@ -123,9 +137,16 @@ impl Metrics {
             disk_written_bytes: Counter::default(),
             evicted: Counter::default(),
             corrupt: Counter::default(),
-            push_differs: Counter::default(),
             upstream_up: Family::default(),
             upstream_request_seconds: Family::new_with_constructor(seconds),
+            push_waiting: Gauge::default(),
+            push_oldest_seconds: Gauge::default(),
+            push_parked: Gauge::default(),
+            push_lost: Gauge::default(),
+            pushed: Counter::default(),
+            pushed_bytes: Counter::default(),
+            push_failed: Counter::default(),
+            push_differs: Counter::default(),
             registry: Arc::default(),
         };
         let mut registry = Registry::with_prefix("snowberry");
@@ -166,13 +187,30 @@ impl Metrics {
         to.register_with_unit("disk_written", help, bytes, self.disk_written_bytes.clone());
         to.register("evicted", "NARs evicted to make room", self.evicted.clone());
         to.register("corrupt", "Rows and NARs found damaged, and withdrawn", self.corrupt.clone());
-        let help = "Paths that were put, and dropped because they are known with another NAR";
-        to.register("push_differs", help, self.push_differs.clone());
         let help = "1 while the upstream answers, 0 while it does not";
         to.register("upstream_up", help, self.upstream_up.clone());
         let help = "Time from a question to an upstream to the head of its answer";
         let family = self.upstream_request_seconds.clone();
         to.register_with_unit("upstream_request", help, seconds, family);
+        self.register_push(to);
+    }
+
+    fn register_push(&self, to: &mut Registry) {
+        to.register("push_waiting", "Rows of the queue that wait", self.push_waiting.clone());
+        let help = "Age of the oldest row that waits";
+        let oldest = self.push_oldest_seconds.clone();
+        to.register_with_unit("push_oldest", help, Unit::Seconds, oldest);
+        let help = "Rows that are set aside because a target does not take them";
+        to.register("push_parked", help, self.push_parked.clone());
+        let help = "Rows whose bytes turned out damaged";
+        to.register("push_lost", help, self.push_lost.clone());
+        to.register("pushed", "Paths and documents that a target has now", self.pushed.clone());
+        let help = "What was sent to push targets";
+        to.register_with_unit("pushed", help, Unit::Bytes, self.pushed_bytes.clone());
+        let help = "Tries to push that came to nothing";
+        to.register("push_failed", help, self.push_failed.clone());
+        let help = "Paths that are held elsewhere with another NAR";
+        to.register("push_differs", help, self.push_differs.clone());
     }
 }
 
@@ -202,6 +240,10 @@ mod tests {
             "snowberry_upstream_up{upstream=\"https://cache.example\"} 1",
             "snowberry_evicted_total 0",
             "snowberry_corrupt_total 0",
+            "snowberry_push_waiting 0",
+            "snowberry_push_oldest_seconds 0",
+            "snowberry_pushed_total 0",
+            "snowberry_pushed_bytes_total 0",
             "snowberry_push_differs_total 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

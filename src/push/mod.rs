@@ -26,7 +26,12 @@ mod documents;
 mod view;
 mod others;
 mod order;
+mod state;
+mod limit;
+mod bring;
+mod carry;
 mod worker;
+mod sweep;
 mod status;
 
 pub use documents::{DOCUMENT_LEN_MAX, Shape, Wrapping};
@@ -91,7 +96,7 @@ impl Push {
             cache,
             uploads: upload::Uploads::default(),
             turns: accept::Turns::default(),
-            workers: worker::Workers::new(&targets),
+            workers: worker::Workers::new(&targets, config.limit),
             targets,
             others,
             others_memory: others::Others::default(),
@@ -111,5 +116,13 @@ impl Push {
     pub fn set_own_key(&self, own_key: SecretKey) {
         *self.inner.own_key.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
             Some(own_key);
+    }
+}
+
+impl Inner {
+    /// The name of the key that signs what was pushed.
+    fn own_key_name(&self) -> Option<String> {
+        let own_key = self.own_key.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        own_key.as_ref().map(|key| key.public().name().to_owned())
     }
 }

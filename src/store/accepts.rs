@@ -10,7 +10,7 @@ use redb::WriteTransaction;
 use super::command::Reply;
 use super::kept::held_in;
 use super::keys::{AliasKey, SmallKey};
-use super::queue_rows::Forgetting;
+use super::queue_care::Forgetting;
 use super::records::Small;
 use super::tables::Fault;
 use super::uploads::alias_key;

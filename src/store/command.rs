@@ -34,6 +34,8 @@ pub(super) enum Act {
     Index(IndexOp),
     /// What is made durable together with its NARs.
     Push(PushOp),
+    /// Rows of the queue are damaged.
+    MendQueue,
     /// More ids for fills: all reserved ones are given.
     Ids(Reply<()>),
     /// Room is wanted that is not there.
@@ -65,7 +67,11 @@ impl Act {
             }
             Self::Room { reply, .. } => drop(reply.send(Err(error))),
             Self::Finish { reply, .. } => drop(reply.send(Err(error))),
-            Self::Row { .. } | Self::Abandon(_) | Self::Damaged { .. } | Self::Unread => {}
+            Self::Row { .. }
+            | Self::Abandon(_)
+            | Self::Damaged { .. }
+            | Self::MendQueue
+            | Self::Unread => {}
         }
     }
 }

@@ -159,10 +159,13 @@ impl Writer {
         }
         self.renew_notes();
         let mut pushed = Vec::new();
+        let any_kept = !lock(&self.session.kept).is_nothing();
         self.commit_index(Durable::Yes, |writer, txn| {
             for nar in &group {
                 insert_nar(txn, nar)?;
-                writer.settle(txn, nar.record.nar_hash, Origin::Ours)?;
+                if any_kept {
+                    writer.settle(txn, nar.record.nar_hash, Origin::Ours)?;
+                }
             }
             pushed = writer.pushes_in(txn, pushes)?;
             writer.bound_small(txn)?;

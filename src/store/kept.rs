@@ -6,12 +6,10 @@ use std::collections::{BTreeMap, HashMap};
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use super::keys::{AliasKey, SmallKey, id_of_key, key_of_path, nar_use_key, path_key};
-use super::queue_rows::{Row, Target};
+use super::queue_rows::{self, Row, Target};
 use super::records::{NarRecord, Small, number, origin_byte};
 use super::removal::takes_of;
-use super::tables::{
-    Fault, NAR, NAR_HASH, NAR_USE, NARINFO, PATHS, QUEUE, SMALL_USE, TARGET, UNBOUND,
-};
+use super::tables::{Fault, NAR, NAR_HASH, NAR_USE, NARINFO, PATHS, SMALL_USE, TARGET, UNBOUND};
 use super::uploads::Unbound;
 use super::writer::Writer;
 use super::{Origin, Queued, StoredNarInfo, TargetQueue, lock};
@@ -34,6 +32,8 @@ pub(super) struct Kept {
     pub(super) bytes: u64,
     /// The same of uploads on their way to the index.
     pub(super) coming_bytes: u64,
+    /// The two tables of the queue do not agree, or a row of them is damaged.
+    pub(super) is_damaged: bool,
 }
 
 impl Kept {
@@ -48,15 +48,7 @@ impl Kept {
                 kept.targets.insert(u32::from_be_bytes(*id), Target::new(url));
             }
         }
-        for entry in QUEUE.open_for_read(txn)?.range::<&[u8]>(..)? {
-            let (key, value) = entry?;
-            let Some((id, _)) = key.value().split_first_chunk() else { continue };
-            let row = QUEUE.unseal(key.value(), value.value()).and_then(Row::from_bytes);
-            let target = kept.targets.entry(u32::from_be_bytes(*id)).or_default();
-            if let Ok(row) = row {
-                target.count(row);
-            }
-        }
+        kept.is_damaged = queue_rows::load(txn, &mut kept.targets)?;
         for entry in UNBOUND.open_for_read(txn)?.range::<&[u8]>(..)? {
             let (key, value) = entry?;
             let body = UNBOUND.unseal(key.value(), value.value());
@@ -76,6 +68,11 @@ impl Kept {
     /// The id of a target that has or had rows.
     pub(super) fn target_id(&self, url: &str) -> Option<u32> {
         self.targets.iter().find(|(_, target)| target.url == url).map(|(id, _)| *id)
+    }
+
+    /// Nothing keeps anything.
+    pub(super) fn is_nothing(&self) -> bool {
+        self.has_no_rows() && self.unbound.is_empty()
     }
 
     /// No row waits, by the index.

@@ -54,6 +54,7 @@ mod push;
 mod accepts;
 mod uploads;
 mod queue_rows;
+mod queue_care;
 mod kept;
 
 pub use disk::Disk;

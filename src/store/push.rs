@@ -6,7 +6,8 @@ use bytes::Bytes;
 use super::accepts::{PushOp, takes};
 use super::command::{Act, Command};
 use super::keys::SmallKey;
-use super::queue_rows::{self, Forgetting};
+use super::queue_care::Forgetting;
+use super::queue_rows;
 use super::session::Used;
 use super::shared::WRITER_WAIT;
 use super::small::IndexOp;
@@ -174,7 +175,11 @@ impl Store {
         let rows = self.shared.on_index(&session, move |session| {
             queue_rows::rows(session, &target, after_seq, count_max)
         });
-        within(INDEX_WAIT, rows).await
+        let (rows, is_damaged) = within(INDEX_WAIT, rows).await?;
+        if is_damaged {
+            self.shared.commands.push_now(Command::In(session, Act::MendQueue));
+        }
+        Ok(rows)
     }
 
     /// The row of one thing at a target.

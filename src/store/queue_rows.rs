@@ -1,18 +1,15 @@
 //! Rows of the queue: what waits at which target, in the order in which it was accepted.
 
-use redb::{ReadableTable, WriteTransaction};
+use std::collections::BTreeMap;
 
-use super::keys::SmallKey;
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+
 use super::records::Reader;
 use super::session::Session;
 use super::tables::{Fault, QUEUE, QUEUE_SEQ, TARGET};
 use super::writer::Writer;
 use super::{Origin, QueueRow, Queued, TargetQueue, lock};
 use crate::nix::StorePathHash;
-
-/// Rows of a target that are looked at in one transaction while it is forgotten: the writer has
-/// others to serve.
-const ROWS_A_SLICE: usize = 1024;
 
 /// A target as it is counted in memory.
 #[derive(Debug, Clone, Default)]
@@ -78,7 +75,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    fn to_bytes(self) -> Vec<u8> {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
         let numbers = [self.seq, self.queued_at_s, self.len_bytes];
         let mut out: Vec<u8> = numbers.into_iter().flat_map(u64::to_be_bytes).collect();
         out.push(self.lost.into());
@@ -110,14 +107,14 @@ impl Row {
 }
 
 /// What is queued, in keys and in `queue-seq-1`: its kind, as in `small-use-1`, and its key.
-fn name_of(what: &Queued) -> Vec<u8> {
+pub(super) fn name_of(what: &Queued) -> Vec<u8> {
     match what {
         Queued::Path(key) => [&[0], key.as_bytes().as_slice()].concat(),
         Queued::Document(name) => [&[1], name.as_bytes()].concat(),
     }
 }
 
-fn what_of(name: &[u8]) -> Result<Queued, Fault> {
+pub(super) fn what_of(name: &[u8]) -> Result<Queued, Fault> {
     let mut reader = Reader::new(QUEUE_SEQ, name);
     match reader.u8()? {
         0 => {
@@ -133,41 +130,83 @@ fn what_of(name: &[u8]) -> Result<Queued, Fault> {
 }
 
 /// The key of `queue-1`.
-fn row_key(target: u32, what: &Queued) -> Vec<u8> {
+pub(super) fn row_key(target: u32, what: &Queued) -> Vec<u8> {
     [target.to_be_bytes().as_slice(), &name_of(what)].concat()
 }
 
 /// The key of `queue-seq-1`.
-fn seq_key(target: u32, seq: u64) -> Vec<u8> {
+pub(super) fn seq_key(target: u32, seq: u64) -> Vec<u8> {
     [target.to_be_bytes().as_slice(), &seq.to_be_bytes()].concat()
 }
 
-/// Rows of a target in their order, those behind `after_seq`.
+/// Counts the rows of each target. Says whether the two tables of the queue disagree, or hold a row
+/// that is damaged.
+pub(super) fn load(
+    txn: &ReadTransaction,
+    targets: &mut BTreeMap<u32, Target>,
+) -> Result<bool, Fault> {
+    let mut is_damaged = false;
+    // Number and mix of the places in the order, by target.
+    let mut seen = BTreeMap::<u32, [(u64, u64); 2]>::new();
+    for entry in QUEUE.open_for_read(txn)?.range::<&[u8]>(..)? {
+        let (key, value) = entry?;
+        let row = QUEUE.unseal(key.value(), value.value()).and_then(Row::from_bytes);
+        let (Some((id, _)), Ok(row)) = (key.value().split_first_chunk(), row) else {
+            is_damaged = true;
+            continue;
+        };
+        let id = u32::from_be_bytes(*id);
+        targets.entry(id).or_default().count(row);
+        let [rows, _] = seen.entry(id).or_default();
+        *rows = (rows.0 + 1, rows.1 ^ row.seq);
+    }
+    for entry in QUEUE_SEQ.open_for_read(txn)?.range::<&[u8]>(..)? {
+        let (key, name) = entry?;
+        let what = QUEUE_SEQ.unseal(key.value(), name.value()).and_then(what_of);
+        let (Some((id, seq)), Ok(_)) = (key.value().split_first_chunk(), what) else {
+            is_damaged = true;
+            continue;
+        };
+        let seq = seq.first_chunk().map_or(0, |seq| u64::from_be_bytes(*seq));
+        let [_, places] = seen.entry(u32::from_be_bytes(*id)).or_default();
+        *places = (places.0 + 1, places.1 ^ seq);
+    }
+    Ok(is_damaged || seen.values().any(|[rows, places]| rows != places))
+}
+
+/// Rows of a target in their order, those behind `after_seq`; and whether one was damaged.
 pub(super) fn rows(
     session: &Session,
     target: &str,
     after_seq: u64,
     count_max: usize,
-) -> Result<Vec<QueueRow>, Fault> {
-    let Some(id) = lock(&session.kept).target_id(target) else { return Ok(Vec::new()) };
+) -> Result<(Vec<QueueRow>, bool), Fault> {
+    let id = lock(&session.kept).target_id(target);
+    let Some(id) = id else { return Ok((Vec::new(), false)) };
     let (from, end) = (seq_key(id, after_seq.saturating_add(1)), seq_key(id, u64::MAX));
     session.index.read(|txn| {
         let mut found = Vec::new();
+        let mut is_damaged = false;
         let rows = QUEUE.open_for_read(txn)?;
         for entry in QUEUE_SEQ.open_for_read(txn)?.range(from.as_slice()..end.as_slice())? {
             if found.len() >= count_max {
                 break;
             }
             let (key, name) = entry?;
-            let what = what_of(QUEUE_SEQ.unseal(key.value(), name.value())?)?;
+            let what = QUEUE_SEQ.unseal(key.value(), name.value()).and_then(what_of);
+            let Ok(what) = what else {
+                is_damaged = true;
+                continue;
+            };
             let key_of_row = row_key(id, &what);
             let Some(value) = rows.get(key_of_row.as_slice())? else { continue };
-            let row = Row::from_bytes(QUEUE.unseal(&key_of_row, value.value())?)?;
-            if key.value() == seq_key(id, row.seq) {
-                found.push(row.shown(what));
+            match QUEUE.unseal(&key_of_row, value.value()).and_then(Row::from_bytes) {
+                Ok(row) if key.value() == seq_key(id, row.seq) => found.push(row.shown(what)),
+                Ok(_) => {}
+                Err(_) => is_damaged = true,
             }
         }
-        Ok(found)
+        Ok((found, is_damaged))
     })
 }
 
@@ -183,15 +222,6 @@ pub(super) fn row(
     Ok(row.map(|row| row.shown(what)))
 }
 
-/// How far the forgetting of a target has come.
-#[derive(Debug, Default)]
-pub(super) struct Forgetting {
-    /// The last key that was looked at.
-    after: Option<Vec<u8>>,
-    pub(super) count: u64,
-    pub(super) done: bool,
-}
-
 impl Writer {
     /// Queues something at a target, behind all that is there.
     pub(super) fn queue_in(
@@ -205,14 +235,19 @@ impl Writer {
         if let Some(before) = Row::of(txn, id, what)? {
             self.remove_row(txn, id, what, before)?;
         }
-        // Callers ask for rows behind a number: the first one is 1.
-        self.totals.next_seq = self.totals.next_seq.max(1);
-        let row = Row { seq: self.totals.next_seq, queued_at_s: now_s, len_bytes, lost: false };
-        self.totals.next_seq += 1;
+        let row = self.next_row(len_bytes, now_s);
         QUEUE.insert(txn, &row_key(id, what), &row.to_bytes())?;
         QUEUE_SEQ.insert(txn, &seq_key(id, row.seq), &name_of(what))?;
         lock(&self.session.kept).targets.entry(id).or_default().count(row);
         Ok(())
+    }
+
+    /// A row behind all others.
+    pub(super) fn next_row(&mut self, len_bytes: u64, queued_at_s: u64) -> Row {
+        // Callers ask for rows behind a number: the first one is 1.
+        let seq = self.totals.next_seq.max(1);
+        self.totals.next_seq = seq + 1;
+        Row { seq, queued_at_s, len_bytes, lost: false }
     }
 
     /// The id of a target, which may be new.
@@ -228,7 +263,7 @@ impl Writer {
         Ok(id)
     }
 
-    fn remove_row(
+    pub(super) fn remove_row(
         &self,
         txn: &WriteTransaction,
         target: u32,
@@ -284,50 +319,9 @@ impl Writer {
         lock(&self.session.kept).targets.entry(id).or_default().count(lost);
         self.release(txn, what, Origin::Ours)
     }
-
-    /// Forgets some rows of a target, or its lost ones among them.
-    pub(super) fn forget_in(
-        &mut self,
-        txn: &WriteTransaction,
-        target: &str,
-        only_lost: bool,
-        at: &mut Forgetting,
-    ) -> Result<(), Fault> {
-        at.done = true;
-        let Some(id) = lock(&self.session.kept).target_id(target) else { return Ok(()) };
-        let prefix = id.to_be_bytes();
-        let found: Vec<(Vec<u8>, Vec<u8>)> = {
-            let table = QUEUE.open_in(txn)?;
-            let from = at.after.as_deref().unwrap_or(&prefix);
-            let rows = table.range::<&[u8]>(from..)?.take(ROWS_A_SLICE);
-            let rows = rows.map(|row| row.map(|(key, it)| (key.value().into(), it.value().into())));
-            rows.collect::<Result<_, _>>()?
-        };
-        for (key, value) in found {
-            let Some(name) = key.strip_prefix(prefix.as_slice()) else { break };
-            if at.after.as_ref() == Some(&key) {
-                continue;
-            }
-            at.done = false;
-            let row = QUEUE.unseal(&key, &value).and_then(Row::from_bytes);
-            if let (Ok(row), Ok(what)) = (row, what_of(name))
-                && (row.lost || !only_lost)
-            {
-                self.remove_row(txn, id, &what, row)?;
-                self.release(txn, &what, Origin::Ours)?;
-                at.count += 1;
-            }
-            at.after = Some(key);
-        }
-        if at.done && !only_lost {
-            TARGET.remove(txn, &target_key(id, target))?;
-            lock(&self.session.kept).targets.remove(&id);
-        }
-        Ok(())
-    }
 }
 
-fn target_key(id: u32, url: &str) -> Vec<u8> {
+pub(super) fn target_key(id: u32, url: &str) -> Vec<u8> {
     [id.to_be_bytes().as_slice(), url.as_bytes()].concat()
 }
 
@@ -349,13 +343,4 @@ fn oldest(
         }
     }
     Ok(None)
-}
-
-impl From<&Queued> for SmallKey {
-    fn from(what: &Queued) -> Self {
-        match what {
-            Queued::Path(key) => Self::Narinfo(*key),
-            Queued::Document(name) => Self::Document(name.clone()),
-        }
-    }
 }

@@ -144,6 +144,9 @@ impl Writer {
     }
 
     pub(super) fn run(&mut self) -> Result<End, Fault> {
+        if lock(&self.session.kept).is_damaged {
+            self.mend_queue()?;
+        }
         loop {
             match self.shared.commands.pop(Some(self.patience())) {
                 Popped::Item(Command::Close) | Popped::Closed => {
@@ -216,6 +219,7 @@ impl Writer {
                 self.ops.push(op);
                 if self.ops.len() >= OPS_MAX { self.apply_ops() } else { Ok(()) }
             }
+            Act::MendQueue => self.mend_queue(),
             Act::Push(op) => {
                 self.push(op);
                 Ok(())

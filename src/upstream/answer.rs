@@ -1,6 +1,5 @@
 //! What a status means: here, absent, trouble, or not wanted. The same for http(s) caches and S3.
 
-use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Response, StatusCode, header};
@@ -101,7 +100,8 @@ fn meaning(status: StatusCode, code: Option<&str>) -> Meaning {
     }
 }
 
-fn clock_detail(headers: &HeaderMap) -> String {
+/// What shows that a clock is wrong.
+pub(super) fn clock_detail(headers: &HeaderMap) -> String {
     let date = headers.get(header::DATE).and_then(|date| date.to_str().ok());
     match date.filter(|date| date.len() <= CODE_LEN_MAX) {
         Some(date) => format!("it differs too much from the server's, which says {date}"),
@@ -110,8 +110,8 @@ fn clock_detail(headers: &HeaderMap) -> String {
 }
 
 /// The `Code` of S3's XML error document; `None` when it is none.
-fn error_code(body: &Bytes) -> Option<String> {
-    let mut reader = quick_xml::Reader::from_reader(body.as_ref());
+pub(super) fn error_code(body: &[u8]) -> Option<String> {
+    let mut reader = quick_xml::Reader::from_reader(body);
     reader.config_mut().trim_text(true);
     let mut path: Vec<String> = Vec::new();
     loop {
@@ -175,8 +175,8 @@ mod tests {
 
     #[test]
     fn the_code_is_read_from_an_error_document_only() {
-        let check = |text: &'static str, wanted: Option<&str>| {
-            assert_eq!(error_code(&Bytes::from_static(text.as_bytes())).as_deref(), wanted);
+        let check = |text: &str, wanted: Option<&str>| {
+            assert_eq!(error_code(text.as_bytes()).as_deref(), wanted);
         };
         check(
             "<?xml version=\"1.0\"?>\n<Error><Code>NoSuchKey</Code><Key>x</Key></Error>",

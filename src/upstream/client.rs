@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -26,6 +26,7 @@ use url::Url;
 
 use super::error::{Asked, Error};
 use super::location;
+use super::put::Pipe;
 
 /// One address: a host of the house answers in milliseconds, the far side of the world in one
 /// second; a second address is tried after this.
@@ -54,7 +55,7 @@ const H1_BUFFER_LEN: usize = 128 * 1024;
 /// may be closed by the server at the moment it is used.
 const RETRIES_MAX: usize = 1;
 
-type HyperClient = Client<HttpsConnector<HttpConnector<Resolver>>, Full<Bytes>>;
+type HyperClient<B = Full<Bytes>> = Client<HttpsConnector<HttpConnector<Resolver>>, B>;
 
 /// Which connections a question goes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub(super) struct Transport {
     small: HyperClient,
     bulk: HyperClient,
     foreign: HyperClient,
+    writes: HyperClient<Pipe>,
     own: Arc<Own>,
 }
 
@@ -86,6 +88,7 @@ impl Transport {
             small: client(tls, plain(), h2),
             bulk: client(tls, plain(), false),
             foreign: client(tls, guarded, false),
+            writes: client(tls, plain(), false),
             own,
         }
     }
@@ -112,6 +115,12 @@ impl Transport {
         }
     }
 
+    /// The head of the answer to a request that writes, over HTTP/1.1. The caller bounds the time,
+    /// and asks [`explain`] about an error.
+    pub(super) fn write(&self, request: Request<Pipe>) -> legacy::ResponseFuture {
+        self.writes.request(request)
+    }
+
     /// Whether a URL on another host may be asked as far as its text shows; names are judged
     /// when they are resolved.
     pub(super) async fn may_reach(&self, url: &Url) -> bool {
@@ -122,7 +131,10 @@ impl Transport {
     }
 }
 
-fn client(tls: &ClientConfig, resolver: Resolver, h2: bool) -> HyperClient {
+fn client<B>(tls: &ClientConfig, resolver: Resolver, h2: bool) -> HyperClient<B>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + Unpin + 'static,
+{
     let mut http = HttpConnector::new_with_resolver(resolver);
     http.enforce_http(false);
     http.set_nodelay(true);
@@ -147,7 +159,7 @@ fn client(tls: &ClientConfig, resolver: Resolver, h2: bool) -> HyperClient {
 }
 
 /// What a failed question means.
-fn explain(error: legacy::Error, asked: &Asked) -> Error {
+pub(super) fn explain(error: legacy::Error, asked: &Asked) -> Error {
     if find::<PrivateAddress>(&error).is_some() {
         let why = "the name of another host stands for an address of the house";
         return Error::Url { asked: asked.clone(), why };

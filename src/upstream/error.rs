@@ -168,6 +168,46 @@ pub enum Error {
         /// Ours.
         ours: Arc<str>,
     },
+    /// A write that the upstream answered with anything but success.
+    #[error("put {asked}: answered with status {status} {code}")]
+    NotTaken {
+        /// What was put.
+        asked: Asked,
+        /// The status.
+        status: u16,
+        /// The error code of S3, or empty.
+        code: Arc<str>,
+    },
+    /// A write whose bytes were not taken in time.
+    #[error("put {asked}: no byte taken for {waited_s} s")]
+    Stalled {
+        /// What was put.
+        asked: Asked,
+        /// How long we waited.
+        waited_s: u64,
+    },
+    /// What is to be put cannot be read.
+    #[error("read what is to be put as {asked}")]
+    Source {
+        /// What was to be put.
+        asked: Asked,
+        /// Why.
+        source: Arc<io::Error>,
+    },
+    /// A folder that cannot be written.
+    #[error("write {asked}")]
+    Write {
+        /// What was put.
+        asked: Asked,
+        /// Why.
+        source: Arc<io::Error>,
+    },
+    /// It is of a kind that nothing can be put to.
+    #[error("{upstream} is neither a bucket nor a folder: nothing can be put there")]
+    NoTarget {
+        /// The upstream's URL without user data.
+        upstream: Arc<str>,
+    },
     /// The credentials cannot be had.
     #[error("credentials for {upstream}")]
     Credentials {
@@ -191,9 +231,12 @@ impl Error {
             | Self::Short { .. }
             | Self::Changed { .. }
             | Self::Io { .. }
+            | Self::Stalled { .. }
+            | Self::Source { .. }
+            | Self::Write { .. }
             | Self::NotACache { .. } => true,
             // 408 and 429 ask for a later question, 5xx other than 501 and 505 pass.
-            Self::Status { status, .. } => {
+            Self::Status { status, .. } | Self::NotTaken { status, .. } => {
                 matches!(status, 408 | 429) || (*status >= 500 && !matches!(status, 501 | 505))
             }
             Self::Refused { .. }
@@ -203,6 +246,7 @@ impl Error {
             | Self::Encoding { .. }
             | Self::CacheInfo { .. }
             | Self::StoreDir { .. }
+            | Self::NoTarget { .. }
             | Self::Credentials { .. } => false,
         }
     }
@@ -212,6 +256,12 @@ impl Error {
     pub(super) fn verdict(&self) -> Option<HealthState> {
         match self {
             Self::Resting { .. } | Self::Busy { .. } | Self::Url { .. } => None,
+            // Reads are asked all the same when writes fail.
+            Self::NotTaken { .. }
+            | Self::Stalled { .. }
+            | Self::Source { .. }
+            | Self::Write { .. }
+            | Self::NoTarget { .. } => None,
             // One object is bad; whoever sent it is there.
             Self::TooLong { .. } | Self::Encoding { .. } | Self::Changed { .. } => {
                 Some(HealthState::Up)

@@ -3,11 +3,12 @@
 //! A folder without nix-cache-info is trouble and never empty: a stick that was pulled out leaves
 //! its mount point behind.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use url::Url;
@@ -19,11 +20,28 @@ use super::location;
 const CHUNK_LEN: usize = 256 * 1024;
 
 /// The file that makes a folder a cache.
-const CACHE_INFO: &str = "nix-cache-info";
+pub(super) const CACHE_INFO: &str = "nix-cache-info";
 
 /// A folder.
 pub(super) struct Folder {
-    root: PathBuf,
+    pub(super) root: PathBuf,
+    /// Sub-folders that were looked through for what a crash left.
+    pub(super) swept: Arc<Swept>,
+}
+
+/// Names that were seen since the start.
+#[derive(Default)]
+pub(super) struct Swept(Mutex<HashSet<String>>);
+
+impl Swept {
+    /// Whether a name was not seen yet; all are forgotten when they are `max`.
+    pub(super) fn first_time(&self, name: &str, max: usize) -> bool {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() >= max {
+            seen.clear();
+        }
+        seen.insert(name.to_owned())
+    }
 }
 
 impl Folder {
@@ -33,7 +51,7 @@ impl Folder {
             return Err("a folder's URL has three slashes: file:///path");
         }
         let root = url.to_file_path().map_err(|()| "the URL names no folder")?;
-        Ok(Self { root })
+        Ok(Self { root, swept: Arc::default() })
     }
 
     /// A small file whole; `None` when the folder has it not.
@@ -70,7 +88,7 @@ impl Folder {
     }
 
     /// Opens a file of the folder and does something with it, all on a thread that may block.
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         name: &str,
         asked: &Asked,

@@ -17,7 +17,7 @@ use super::{Resume, answer, location};
 const REDIRECTS_MAX: usize = 5;
 
 /// Who asks.
-const AGENT: HeaderValue =
+pub(super) const AGENT: HeaderValue =
     HeaderValue::from_static(concat!("snowberry/", env!("CARGO_PKG_VERSION")));
 
 /// An http(s) cache.

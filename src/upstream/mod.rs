@@ -5,6 +5,7 @@ mod error;
 mod health;
 mod location;
 mod encoding;
+mod xml;
 mod secrets;
 mod credentials;
 mod client;
@@ -50,6 +51,7 @@ pub use put::{Object, ObjectHead, Setback, Source};
 use folder::Folder;
 use health::Breaker;
 use http::Http;
+use put::Puts;
 use s3::S3;
 use waiting::Waiting;
 
@@ -134,6 +136,7 @@ struct Inner {
     is_foreign: AtomicBool,
     small: Places,
     nars: Places,
+    puts: Puts,
     metrics: Metrics,
     label: UpstreamLabel,
 }
@@ -163,6 +166,7 @@ impl Upstream {
                 late: Some(Arc::new(Semaphore::new(LATE_QUESTIONS_MAX))),
             },
             nars: Places { all: Arc::new(Semaphore::new(NARS_MAX)), late: None },
+            puts: Puts::new(),
             metrics: metrics.clone(),
             label,
         };

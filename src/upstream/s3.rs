@@ -10,7 +10,7 @@ use aws_sigv4::http_request::{
 };
 use aws_sigv4::sign::v4;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{HOST, HeaderValue};
 use hyper::{Request, Response, Uri};
 
 use super::client::Lane;
@@ -22,7 +22,7 @@ use super::{Resume, answer};
 
 /// A bucket.
 pub(super) struct S3 {
-    bucket: Bucket,
+    pub(super) bucket: Bucket,
     provider: Arc<Provider>,
     /// Its connections; and a narinfo's absolute URL is asked as any http cache's would be,
     /// without a signature.
@@ -59,6 +59,11 @@ impl S3 {
         self.ask(&key, resume, Lane::Bulk, asked).await
     }
 
+    /// Its connections.
+    pub(super) fn transport(&self) -> &super::client::Transport {
+        self.http.transport()
+    }
+
     async fn ask(
         &self,
         key: &str,
@@ -88,7 +93,8 @@ impl S3 {
         answer::judge(response, asked).await
     }
 
-    async fn credentials(&self) -> Result<Option<Credentials>, CredentialsError> {
+    /// The keys as they are now; `None` means anonymous.
+    pub(super) async fn credentials(&self) -> Result<Option<Credentials>, CredentialsError> {
         if let Some(recent) = self.provider.recent() {
             return recent;
         }
@@ -103,6 +109,8 @@ impl S3 {
 pub(super) enum Payload {
     /// There is none.
     Empty,
+    /// There is one, with this SHA-256.
+    Sha256([u8; 32]),
     /// There is one, and TLS looks after it.
     #[cfg(test)]
     Unsigned,
@@ -137,13 +145,14 @@ pub(super) fn sign_request<B>(
         .into();
     let body = match payload {
         Payload::Empty => SignableBody::Bytes(b""),
+        Payload::Sha256(digest) => SignableBody::Precomputed(base16(&digest)),
         #[cfg(test)]
         Payload::Unsigned => SignableBody::UnsignedPayload,
     };
     // Proxies change other headers.
-    let headers = [HOST, CONTENT_TYPE].into_iter().filter_map(|name| {
-        let value = request.headers().get(&name)?.to_str().ok()?;
-        Some((if name == HOST { "host" } else { "content-type" }, value))
+    let headers = ["host", "content-type", "content-md5"].into_iter().filter_map(|name| {
+        let value = request.headers().get(name)?.to_str().ok()?;
+        Some((name, value))
     });
     let uri = request.uri().to_string();
     let signable = SignableRequest::new(request.method().as_str(), uri, headers, body)
@@ -158,11 +167,21 @@ pub(super) fn sign_request<B>(
     Ok(())
 }
 
+fn base16(digest: &[u8; 32]) -> String {
+    digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+        for digit in [byte >> 4, byte & 0xf] {
+            text.extend(char::from_digit(digit.into(), 16));
+        }
+        text
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use hyper::Method;
+    use hyper::header::CONTENT_TYPE;
 
     use super::*;
 

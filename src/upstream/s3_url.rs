@@ -13,6 +13,8 @@ const KEY_ESCAPES: &AsciiSet =
 /// A bucket and where it is.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Bucket {
+    /// Its name.
+    pub(super) name: String,
     /// The http(s) URL that keys are appended to, ending in a slash.
     pub(super) base: Url,
     /// For the signature.
@@ -88,7 +90,12 @@ impl Bucket {
         } else {
             endpoint.join(&format!("{bucket}/")).map_err(|_| "the bucket has no URL")?
         };
-        Ok(Self { base, region, profile: settings.profile })
+        Ok(Self { name: bucket.to_owned(), base, region, profile: settings.profile })
+    }
+
+    /// Whether it is one of Amazon's.
+    pub(super) fn is_aws(&self) -> bool {
+        self.base.host_str().is_some_and(|host| host.ends_with(".amazonaws.com"))
     }
 
     /// The URL of a key.

@@ -11,6 +11,7 @@
     reason = "a test stops at what it did not expect"
 )]
 
+pub(crate) mod bucket;
 pub(crate) mod client;
 pub(crate) mod closure;
 pub(crate) mod fault;
@@ -26,6 +27,7 @@ pub(crate) mod snowberry;
 use std::future::Future;
 use std::time::{Duration, Instant};
 
+pub(crate) use bucket::{Bucket, Wrong};
 pub(crate) use client::{Answer, Client};
 pub(crate) use closure::Closure;
 pub(crate) use fault::Fault;

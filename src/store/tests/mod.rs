@@ -6,6 +6,8 @@ mod damage;
 mod kit;
 mod main_path;
 mod push;
+mod push_crash;
+mod push_index;
 mod push_kit;
 mod rest;
 mod trouble;

@@ -1,7 +1,10 @@
 //! Upstreams against a small server in this process; loopback only.
 
+mod bucket;
 mod folder;
 mod http;
+mod put;
+mod put_folder;
 mod s3;
 mod server;
 mod tls;

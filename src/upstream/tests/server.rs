@@ -1,6 +1,5 @@
 //! A scripted http(s) server: one function answers, every question is kept.
 
-use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -22,7 +21,9 @@ use tokio_rustls::TlsAcceptor;
 
 pub(super) type Body = BoxBody<Bytes, io::Error>;
 pub(super) type Answer = BoxFuture<'static, Response<Body>>;
-type Script = dyn Fn(&Parts) -> Answer + Send + Sync;
+/// An answer, or none and the connection ends.
+pub(super) type Outcome = BoxFuture<'static, Option<Response<Body>>>;
+type Script = dyn Fn(&Parts, Incoming) -> Outcome + Send + Sync;
 
 /// A server, gone when dropped.
 pub(super) struct Server {
@@ -34,25 +35,28 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn start(script: impl Fn(&Parts) -> Answer + Send + Sync + 'static) -> Self {
-        Self::serve(script, None).await
+        Self::serve(bodiless(script), None).await
+    }
+
+    /// One whose script reads the bodies.
+    pub(super) async fn start_with_bodies(
+        script: impl Fn(&Parts, Incoming) -> Outcome + Send + Sync + 'static,
+    ) -> Self {
+        Self::serve(Arc::new(script), None).await
     }
 
     pub(super) async fn start_tls(
         tls: rustls::ServerConfig,
         script: impl Fn(&Parts) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        Self::serve(script, Some(TlsAcceptor::from(Arc::new(tls)))).await
+        Self::serve(bodiless(script), Some(TlsAcceptor::from(Arc::new(tls)))).await
     }
 
-    async fn serve(
-        script: impl Fn(&Parts) -> Answer + Send + Sync + 'static,
-        tls: Option<TlsAcceptor>,
-    ) -> Self {
+    async fn serve(script: Arc<Script>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let scheme = if tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let questions = Arc::new(Mutex::new(Vec::new()));
-        let script: Arc<Script> = Arc::new(script);
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, tls, script, Arc::clone(&questions)));
         Self { url, questions, _tasks: tasks }
@@ -70,6 +74,14 @@ impl Server {
             .map(|question| question.uri.path_and_query().unwrap().to_string())
             .collect()
     }
+}
+
+/// A script that does not look at bodies.
+fn bodiless(script: impl Fn(&Parts) -> Answer + Send + Sync + 'static) -> Arc<Script> {
+    Arc::new(move |parts, _| {
+        let answer = script(parts);
+        Box::pin(async { Some(answer.await) })
+    })
 }
 
 async fn accept(
@@ -101,10 +113,10 @@ async fn connection(
     questions: Arc<Mutex<Vec<Parts>>>,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let (parts, _) = request.into_parts();
+        let (parts, body) = request.into_parts();
         questions.lock().unwrap().push(parts.clone());
-        let answer = script(&parts);
-        async move { Ok::<_, Infallible>(answer.await) }
+        let answer = script(&parts, body);
+        async move { answer.await.ok_or_else(|| io::Error::other("the script ends it")) }
     });
     // A client that leaves is none of the server's business.
     let _gone = auto::Builder::new(TokioExecutor::new())
@@ -183,4 +195,16 @@ impl<S: futures_util::Stream + Unpin> futures_util::Stream for SyncStream<S> {
     ) -> std::task::Poll<Option<S::Item>> {
         self.0.get_mut().unwrap().poll_next_unpin(cx)
     }
+}
+
+/// White space without end.
+pub(super) fn blank() -> Answer {
+    let spaces = stream::repeat_with(|| Ok(Frame::data(Bytes::from_static(b" "))));
+    let paced = spaces.then(|frame| async {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        frame
+    });
+    let body = BodyExt::boxed(StreamBody::new(Box::pin(paced).fuse_sync()));
+    let response = Response::builder().body(body).unwrap();
+    Box::pin(async { response })
 }
