@@ -200,6 +200,38 @@ async fn bytes_that_are_not_the_nar_are_refused() {
 }
 
 #[tokio::test]
+async fn a_spoilt_xz_file_never_has_the_hash_of_its_nar() {
+    let nar = nar(300_000);
+    let file = pack(Compression::Xz, &nar);
+    // Behind the blocks: the content's CRC64, the index, and a footer of 12 bytes that says how
+    // long the index is.
+    let footer_at = file.len() - 12;
+    let index_len = 4 * (usize::from(file[footer_at + 4]) + 1);
+    let checksum_at = footer_at - index_len - 8;
+    let spoilt_at = async |at: usize| {
+        let mut spoilt = file.clone();
+        spoilt[at] ^= 0x10;
+        let case = Case {
+            label: Compression::Xz,
+            file: &spoilt,
+            piece_len: 8000,
+            form: ANEW,
+            nar_len: exactly(&nar),
+        };
+        ingest(case).await.is_ok_and(|(found, _)| {
+            found.nar_hash.as_bytes().as_slice() == Sha256::digest(&nar).as_slice()
+        })
+    };
+    for step in 1..200 {
+        let at = 24 + (checksum_at - 24) * step / 200;
+        assert!(!spoilt_at(at).await, "the byte at {at} of {}", file.len());
+    }
+    assert!(!spoilt_at(footer_at - index_len / 2).await, "the index");
+    assert!(!spoilt_at(footer_at + 4).await, "the footer");
+    assert!(spoilt_at(checksum_at).await, "the checksum is not what a NAR is known by");
+}
+
+#[tokio::test]
 async fn a_bomb_ends_at_the_size_that_was_promised() {
     let bomb = zstd_of(&vec![0; 64 << 20], 1);
     let bomb = [zstd_of(&nar(100), 1), bomb].concat();
