@@ -35,8 +35,13 @@ pub enum AliasAnswer {
     Whole(Option<u64>),
 }
 
-/// Answers a question for an uploader's file.
-pub(super) async fn answer(inner: &Arc<Inner>, name: UploadName, want: NarWant) -> AliasAnswer {
+/// Answers a question for an uploader's file; `may_fetch`: also when its NAR was evicted.
+pub(super) async fn answer(
+    inner: &Arc<Inner>,
+    name: UploadName,
+    want: NarWant,
+    may_fetch: bool,
+) -> AliasAnswer {
     const ABSENT: AliasAnswer = AliasAnswer::Stored(NarAnswer::Absent);
     if inner.is_degraded() {
         return ABSENT;
@@ -57,9 +62,11 @@ pub(super) async fn answer(inner: &Arc<Inner>, name: UploadName, want: NarWant) 
         (Some(held), Some(packing), NarWant::Whole) => {
             packed(inner, &alias, packing, Stored::Held(held, 0)).await.unwrap_or(ABSENT)
         }
-        (None, _, NarWant::Whole) => fetched(inner, &alias, packing).await.unwrap_or(ABSENT),
+        (None, _, NarWant::Whole) if may_fetch => {
+            fetched(inner, &alias, packing).await.unwrap_or(ABSENT)
+        }
         // A part of what has no fixed bytes cannot be given.
-        (Some(_), Some(_), NarWant::Part) | (None, _, NarWant::Head | NarWant::Part) => ABSENT,
+        (Some(_), Some(_), NarWant::Part) | (None, ..) => ABSENT,
     }
 }
 

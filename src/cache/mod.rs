@@ -215,9 +215,9 @@ impl Cache {
         }
     }
 
-    /// A NAR by the name that its uploader gave it.
-    pub async fn alias(&self, name: UploadName, want: NarWant) -> AliasAnswer {
-        Box::pin(alias::answer(&self.inner, name, want)).await
+    /// A NAR by the name that its uploader gave it; `may_fetch`: also when it was evicted.
+    pub async fn alias(&self, name: UploadName, want: NarWant, may_fetch: bool) -> AliasAnswer {
+        Box::pin(alias::answer(&self.inner, name, want, may_fetch)).await
     }
 
     /// The `.ls` of a store path.

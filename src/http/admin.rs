@@ -203,9 +203,9 @@ fn queue(targets: &[TargetStatus]) -> Value {
                 "pushed": target.pushed,
                 "pushed_bytes": target.pushed_bytes,
                 "sending": target.sending,
-                "differs": target.differs,
                 "last_error": target.last_error,
                 "retry_in_s": target.retry_in_s,
+                "differs": target.differs,
             })
         })
         .collect();
@@ -305,15 +305,15 @@ mod tests {
             pushed: 9,
             pushed_bytes: 1,
             sending: vec!["a.narinfo".into()],
-            differs: vec!["b".into()],
             last_error: Some("refused".into()),
             retry_in_s: None,
+            differs: vec!["b".into()],
         };
         let wanted = json!({"targets": [{
             "target": "s3://nix-cache?endpoint=minio.lan", "state": "stopped", "waiting": 3,
             "waiting_bytes": 4096, "oldest_s": 60, "parked": 1, "lost": 0, "pushed": 9,
-            "pushed_bytes": 1, "sending": ["a.narinfo"], "differs": ["b"],
-            "last_error": "refused", "retry_in_s": null,
+            "pushed_bytes": 1, "sending": ["a.narinfo"], "last_error": "refused",
+            "retry_in_s": null, "differs": ["b"],
         }]});
         assert_eq!(queue(&[target]), wanted);
     }

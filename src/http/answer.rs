@@ -101,7 +101,7 @@ impl Desk {
         match object {
             Object::Narinfo(key) => narinfo::answer(cache, key).await,
             Object::Nar(name) => nar::answer(cache, name, nar_request(request)).await,
-            Object::Upload(name) => nar::alias(cache, name, nar_request(request)).await,
+            Object::Upload(name) => nar::alias(cache, name, nar_request(request), true).await,
             Object::Listing(key) => narinfo::listing(cache, key).await,
             Object::Document(family, path) => narinfo::document(cache, family, &path).await,
             // Answered in front.
@@ -119,7 +119,7 @@ impl Desk {
         match object {
             Object::Narinfo(key) => shown(push.view_narinfo(key).await, Media::Narinfo),
             Object::Nar(name) => nar::held_only(cache, name, nar_request(request)).await,
-            Object::Upload(name) => nar::held_alias(cache, name, nar_request(request)).await,
+            Object::Upload(name) => nar::alias(cache, name, nar_request(request), false).await,
             Object::Listing(key) => shown(push.view_listing(key).await, Media::Json),
             Object::Document(family, path) => {
                 let body = push.view_document(&path).await;

@@ -12,6 +12,7 @@ use crate::push::{Push, tokens::Tokens};
 
 mod server;
 mod lan;
+mod peers;
 mod stall;
 mod answer;
 mod route;

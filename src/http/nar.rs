@@ -67,24 +67,16 @@ pub(super) async fn held_only(
     }
 }
 
-/// Answers a question for a NAR by the name that its uploader gave it.
-pub(super) async fn alias(cache: &Cache, name: UploadName, request: Request<'_>) -> (Reply, Ended) {
-    let asked = request.asked();
-    under_alias(cache.alias(name, request.want(&asked)).await, &asked)
-}
-
-/// The same below `/push`.
-pub(super) async fn held_alias(
+/// Answers a question for a NAR by the name that its uploader gave it; below `/push` nothing is
+/// fetched for it.
+pub(super) async fn alias(
     cache: &Cache,
     name: UploadName,
     request: Request<'_>,
+    may_fetch: bool,
 ) -> (Reply, Ended) {
     let asked = request.asked();
-    // An uploader asks by HEAD whether a file is here, and never reads it back.
-    match cache.alias(name, NarWant::Head).await {
-        AliasAnswer::Whole(_) if *request.method != Method::HEAD => (Reply::Absent, Ended::Absent),
-        answer => under_alias(answer, &asked),
-    }
+    under_alias(cache.alias(name, request.want(&asked), may_fetch).await, &asked)
 }
 
 fn under_alias(answer: AliasAnswer, asked: &Asked<'_>) -> (Reply, Ended) {

@@ -9,6 +9,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, EXPECT};
 use hyper::{HeaderMap, Request};
 use tokio::time::timeout;
+use tracing::debug;
 
 use super::reply::{Refusal, Reply};
 use super::route::{Family, Object};
@@ -100,6 +101,7 @@ impl<'a> Upload<'a> {
     /// be done in time.
     pub(super) async fn refused(mut self, why: Refusal) -> (Reply, Ended) {
         let drained = self.drain().await;
+        debug!(?why, came_bytes = self.came, drained, "an upload was refused");
         (Reply::Refused { why, drained }, Ended::Refused)
     }
 

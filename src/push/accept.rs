@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, info};
 
 use super::others::{Found, Said};
@@ -17,6 +18,27 @@ const OTHERS_WAIT: Duration = Duration::from_millis(500);
 
 /// Signatures of one path: real ones have one to three, and each signer may add one.
 const SIGNATURES_MAX: usize = 64;
+
+/// Paths that may be accepted at once; two narinfos of one path never are, or the one would lose
+/// the other's signature. Many more than the processors of any client.
+const TURNS: usize = 64;
+
+/// Whose turn it is.
+pub(super) struct Turns(Vec<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self((0..TURNS).map(|_| Semaphore::new(1)).collect())
+    }
+}
+
+impl Turns {
+    /// Waits until nobody else accepts this path.
+    async fn of(&self, key: StorePathHash) -> Option<SemaphorePermit<'_>> {
+        let byte = key.as_bytes().first().copied().unwrap_or_default();
+        self.0.get(usize::from(byte) % TURNS)?.acquire().await.ok()
+    }
+}
 
 /// What is known of a path here.
 type Known = Option<(StoredNarInfo, Option<HeldNar>)>;
@@ -51,6 +73,7 @@ impl Push {
         if narinfo.signatures.len() > SIGNATURES_MAX {
             return Err(Refusal::Signatures(SIGNATURES_MAX));
         }
+        let _turn = inner.turns.of(key).await;
         let bound = inner.bind(narinfo).await?;
         let known = inner.store.lookup(key).await?;
         if let Some((stored, Some(_))) = &known {

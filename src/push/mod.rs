@@ -76,6 +76,7 @@ struct Inner {
     /// Told whenever something was queued.
     queued: watch::Sender<u64>,
     uploads: upload::Uploads,
+    turns: accept::Turns,
     workers: worker::Workers,
 }
 
@@ -95,6 +96,7 @@ impl Push {
             cache,
             uploads: upload::Uploads::default(),
             workers: worker::Workers::new(&targets, config.limit),
+            turns: accept::Turns::default(),
             targets,
             others,
             others_memory: others::Others::default(),

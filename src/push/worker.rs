@@ -167,7 +167,7 @@ impl Worker {
     /// Begins as many as the target's pace allows.
     async fn begin_what_may(&mut self) {
         if self.order.unpark(self.now()) {
-            self.from_start();
+            self.read_anew();
         }
         while self.carries.len() < self.pace.places(self.now()) {
             match self.next().await {
@@ -353,10 +353,10 @@ impl Worker {
     fn retry(&mut self) {
         self.order.retry();
         self.pace.retry(self.now());
-        self.from_start();
+        self.read_anew();
     }
 
-    fn from_start(&mut self) {
+    fn read_anew(&mut self) {
         self.cursor = 0;
         self.at_end = false;
     }
@@ -370,7 +370,7 @@ impl Worker {
         let waiting = queues.iter().find(|queue| *queue.target == **self.url());
         let known = u64::try_from(self.order.parked()).unwrap_or(u64::MAX);
         if waiting.is_some_and(|queue| queue.waiting > known) {
-            self.from_start();
+            self.read_anew();
         }
     }
 

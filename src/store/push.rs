@@ -175,11 +175,7 @@ impl Store {
         let rows = self.shared.on_index(&session, move |session| {
             queue_rows::rows(session, &target, after_seq, count_max)
         });
-        let (rows, is_damaged) = within(INDEX_WAIT, rows).await?;
-        if is_damaged {
-            self.shared.commands.push_now(Command::In(session, Act::MendQueue));
-        }
-        Ok(rows)
+        within(INDEX_WAIT, rows).await
     }
 
     /// The row of one thing at a target.

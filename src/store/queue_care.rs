@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, WriteTransaction};
 
-use super::kept::Kept;
 use super::queue_rows::{Row, name_of, row_key, seq_key, target_key, what_of};
 use super::tables::{Fault, QUEUE, QUEUE_SEQ, TARGET};
-use super::writer::{Durable, Writer};
+use super::writer::Writer;
 use super::{Origin, lock};
 
 /// Rows of a target that are looked at in one transaction while it is forgotten: the writer has
@@ -67,47 +66,38 @@ impl Writer {
         }
         Ok(())
     }
+}
 
-    /// What is queued is what the keys of `queue-1` say: a damaged row waits again, at the end, and
-    /// the order is written anew where it does not agree.
-    pub(super) fn mend_queue(&mut self) -> Result<(), Fault> {
-        self.shared.metrics.corrupt.inc();
-        tracing::warn!("rows of the queue are damaged and written anew");
-        self.commit_index(Durable::Yes, Self::mend_queue_in)?;
-        let counted = self.session.index.read(Kept::load)?;
-        lock(&self.session.kept).targets = counted.targets;
-        Ok(())
+/// What is queued is what the keys of `queue-1` say: a damaged row waits again, at the end, and the
+/// order is written anew. Says how many were damaged.
+pub(super) fn mend_queue(txn: &WriteTransaction, next_seq: &mut u64) -> Result<u64, Fault> {
+    let mut rows = Vec::new();
+    for entry in QUEUE.open_in(txn)?.range::<&[u8]>(..)? {
+        let (key, value) = entry?;
+        let row = QUEUE.unseal(key.value(), value.value()).and_then(Row::from_bytes).ok();
+        *next_seq = row.map_or(0, |row| row.seq + 1).max(*next_seq);
+        rows.push((key.value().to_vec(), row));
     }
-
-    fn mend_queue_in(&mut self, txn: &WriteTransaction) -> Result<(), Fault> {
-        let rows: Vec<(Vec<u8>, Option<Row>)> = {
-            let mut rows = Vec::new();
-            for entry in QUEUE.open_in(txn)?.range::<&[u8]>(..)? {
-                let (key, value) = entry?;
-                let row = QUEUE.unseal(key.value(), value.value()).and_then(Row::from_bytes);
-                rows.push((key.value().to_vec(), row.ok()));
-            }
-            rows
+    QUEUE_SEQ.retain(txn, |_, _| false)?;
+    let mut damaged = 0;
+    // When it was accepted is not known any more: no later than the last of its target.
+    let mut last_at_s = BTreeMap::<u32, u64>::new();
+    for (key, row) in rows {
+        let id_and_name = key.split_first_chunk();
+        let parsed = id_and_name.map(|(id, name)| (u32::from_be_bytes(*id), what_of(name)));
+        let Some((id, Ok(what))) = parsed else {
+            QUEUE.remove(txn, &key)?;
+            damaged += 1;
+            continue;
         };
-        QUEUE_SEQ.open_in(txn)?.retain(|_, _| false)?;
-        // When it was accepted is not known any more: no later than the last of its target.
-        let mut last_at_s = BTreeMap::<u32, u64>::new();
-        for (key, row) in rows {
-            let id_and_name = key.split_first_chunk();
-            let parsed = id_and_name.map(|(id, name)| (u32::from_be_bytes(*id), what_of(name)));
-            let Some((id, Ok(what))) = parsed else {
-                QUEUE.remove(txn, &key)?;
-                continue;
-            };
-            let at_s = last_at_s.entry(id).or_default();
-            let row = match row {
-                Some(row) => row,
-                None => self.next_row(0, *at_s),
-            };
-            *at_s = row.queued_at_s.max(*at_s);
-            QUEUE.insert(txn, &row_key(id, &what), &row.to_bytes())?;
-            QUEUE_SEQ.insert(txn, &seq_key(id, row.seq), &name_of(&what))?;
-        }
-        Ok(())
+        let at_s = last_at_s.entry(id).or_default();
+        let row = row.unwrap_or_else(|| {
+            damaged += 1;
+            Row::next(next_seq, 0, *at_s)
+        });
+        *at_s = row.queued_at_s.max(*at_s);
+        QUEUE.insert(txn, &row_key(id, &what), &row.to_bytes())?;
+        QUEUE_SEQ.insert(txn, &seq_key(id, row.seq), &name_of(&what))?;
     }
+    Ok(damaged)
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use snowberry::nix::Compression;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::made::Made;
-use crate::{Lab, basic};
+use crate::{Lab, Settings, basic, unsigned};
 
 /// Longer than any of these answers takes.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -54,10 +55,47 @@ impl Raw {
 async fn an_ending_that_is_not_taken_is_refused_before_the_body() {
     let lab = Lab::new().await;
     let url = format!("/nar/{}.nar.lz4", Made::noise("x", 10).file_hash().to_nix32());
-    let mut raw = Raw::put(&lab, &url, 9_000_000, "Expect: 100-continue\r\n").await;
-    let text = raw.rest().await;
+    let text = unasked(&lab, &url, 9_000_000).await;
     assert!(text.starts_with("HTTP/1.1 415"), "{text}");
+}
+
+/// What is refused before its body is, without `100 Continue`.
+async fn unasked(lab: &Lab, path: &str, len: usize) -> String {
+    let mut raw = Raw::put(lab, path, len, "Expect: 100-continue\r\n").await;
+    let text = raw.rest().await;
     assert!(!text.contains("100 Continue") && text.contains("connection: close"), "{text}");
+    text
+}
+
+#[tokio::test]
+async fn what_is_too_long_is_refused_before_the_body() {
+    let lab = Lab::new().await;
+    let made = Made::noise("x", 10);
+    let log = unasked(&lab, "/log/a-long.drv", (16 << 20) + 1).await;
+    assert!(log.starts_with("HTTP/1.1 413"), "{log}");
+    let narinfo = unasked(&lab, &made.narinfo_url(), (1 << 20) + 1).await;
+    assert!(narinfo.starts_with("HTTP/1.1 413"), "{narinfo}");
+    let nar = unasked(&lab, &format!("/{}", made.file_url()), 70 << 30).await;
+    assert!(nar.starts_with("HTTP/1.1 413") && nar.contains("push.nar-size-max"), "{nar}");
+}
+
+#[tokio::test]
+async fn what_can_not_be_kept_safe_is_refused_before_the_body() {
+    let lab = Lab::with(Settings::new().set(r#"store.budget="64 MiB""#)).await;
+    let url = format!("/nar/{}.nar", Made::noise("x", 10).file_hash().to_nix32());
+    let text = unasked(&lab, &url, 40 << 20).await;
+    assert!(text.starts_with("HTTP/1.1 413"), "{text}");
+    assert!(text.contains("this needs 40.0 MiB, and half of the budget of 64.0 MiB"), "{text}");
+    // What waits counts: with 20 MiB that no narinfo binds yet, another 20 are too many.
+    let fits = Made::noise("fits", 20 << 20).packed(Compression::None);
+    assert_eq!(lab.put_nar(&fits).await.status, 200);
+    let text = unasked(&lab, &url, 20 << 20).await;
+    assert!(text.starts_with("HTTP/1.1 413") && text.contains("wait for the push"), "{text}");
+    let narinfo = lab.put_narinfo(&fits, &unsigned(&fits)).await;
+    assert_eq!(narinfo.status, 200, "{}", narinfo.text());
+    // Without a target nothing waits for one.
+    let next = Made::noise("next", 20 << 20).packed(Compression::None);
+    assert_eq!(lab.put_nar(&next).await.status, 200);
 }
 
 #[tokio::test]

@@ -29,7 +29,8 @@ pub(crate) enum Wrong {
     NoWrite(u16, &'static str),
     /// The connection ends after so many bytes of a body.
     Cut(usize),
-    /// Everything is taken and answered 200, with an error inside.
+    /// The parts of an upload are taken and put together, and that is answered with 200 and an
+    /// error inside; the upload is gone and the object is not there.
     ErrorInside(&'static str),
     /// What is written is kept, and the connection ends without an answer.
     AnswerLost,
@@ -45,6 +46,7 @@ struct State {
     wrong: Vec<(String, Wrong)>,
     /// Bodies that came whole, by key: parts count as their object.
     puts: BTreeMap<String, usize>,
+    order: Vec<String>,
     under_way: BTreeSet<String>,
     most_under_way: usize,
     broken_promises: Vec<String>,
@@ -130,6 +132,11 @@ impl Bucket {
         self.state(|state| {
             state.puts.iter().filter(|(_, n)| **n > 1).map(|(key, _)| key.clone()).collect()
         })
+    }
+
+    /// Keys in the order in which they came whole.
+    pub(crate) fn order(&self) -> Vec<String> {
+        self.state(|state| state.order.clone())
     }
 
     /// The most writes at one time.
@@ -243,7 +250,8 @@ async fn answer(
         }
     }
     if let Some(Wrong::ErrorInside(code)) = wrong
-        && writes
+        && query.starts_with("uploadId")
+        && head.method == Method::POST
     {
         return Ok(error(200, code));
     }
@@ -271,10 +279,13 @@ fn act(state: &mut State, method: &Method, key: &str, query: &str, body: Vec<u8>
             state.uploads += 1;
             let id = format!("upload{}", state.uploads);
             state.parts.insert(id.clone(), BTreeMap::new());
-            plain(200, format!(
-                "<InitiateMultipartUploadResult><UploadId>{id}</UploadId>\
+            plain(
+                200,
+                format!(
+                    "<InitiateMultipartUploadResult><UploadId>{id}</UploadId>\
                  </InitiateMultipartUploadResult>"
-            ))
+                ),
+            )
         }
         ("PUT", Some(id)) => {
             let number = value("partNumber").unwrap().parse().unwrap();
@@ -287,10 +298,13 @@ fn act(state: &mut State, method: &Method, key: &str, query: &str, body: Vec<u8>
         ("POST", Some(id)) => {
             let Some(parts) = state.parts.remove(&id) else { return error(404, "NoSuchUpload") };
             keep(state, key, parts.into_values().flatten().collect());
-            plain(200, format!(
-                "<CompleteMultipartUploadResult><Key>{key}</Key><ETag>\"x\"</ETag>\
+            plain(
+                200,
+                format!(
+                    "<CompleteMultipartUploadResult><Key>{key}</Key><ETag>\"x\"</ETag>\
                  </CompleteMultipartUploadResult>"
-            ))
+                ),
+            )
         }
         ("DELETE", Some(id)) => {
             state.aborted += usize::from(state.parts.remove(&id).is_some());
@@ -306,6 +320,7 @@ fn act(state: &mut State, method: &Method, key: &str, query: &str, body: Vec<u8>
 
 fn keep(state: &mut State, key: &str, body: Vec<u8>) {
     *state.puts.entry(key.to_owned()).or_default() += 1;
+    state.order.push(key.to_owned());
     if key.ends_with(".narinfo") {
         let narinfo = Narinfo::parse(&body);
         let nar = state.objects.get(narinfo.field("URL")).map(Vec::len);

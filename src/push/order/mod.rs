@@ -66,7 +66,7 @@ struct Parked {
 
 #[derive(Debug)]
 struct Row {
-    row: QueueRow,
+    queued: QueueRow,
     /// What it refers to, itself left out; `None` until told.
     references: Option<Vec<Queued>>,
     under_way: bool,
@@ -134,7 +134,7 @@ impl Order {
             return;
         }
         if let Some(known) = self.rows.get_mut(&row.what) {
-            if known.under_way && row.seq != known.row.seq {
+            if known.under_way && row.seq != known.queued.seq {
                 known.again = Some(row);
             }
             return;
@@ -147,7 +147,8 @@ impl Order {
         let what = row.what.clone();
         let (references, again) = (None, None);
         let own_failures = (0, 0);
-        let row = Row { row, references, under_way: false, again, failures: 0, own_failures };
+        let row =
+            Row { queued: row, references, under_way: false, again, failures: 0, own_failures };
         self.rows.insert(what, row);
     }
 
@@ -222,7 +223,7 @@ impl Order {
                 }
                 if !row.under_way && !frame.blocked {
                     if row.failures == 0 {
-                        return Walked::Step(Step::Carry(row.row.clone()));
+                        return Walked::Step(Step::Carry(row.queued.clone()));
                     }
                     let fewest = failed_before.is_none_or(|best| row.failures < best.failures);
                     failed_before = if fewest { Some(row) } else { failed_before };
@@ -236,7 +237,7 @@ impl Order {
             }
         }
         let found = failed_before.or_else(|| self.out_of_bounds());
-        Walked::Step(found.map_or(Step::Nothing, |row| Step::Carry(row.row.clone())))
+        Walked::Step(found.map_or(Step::Nothing, |row| Step::Carry(row.queued.clone())))
     }
 
     fn edge(&self, reference: &Queued, seen: &HashMap<&Queued, bool>) -> Edge {
@@ -350,7 +351,7 @@ impl Order {
 
     fn remove(&mut self, what: &Queued) -> Option<Row> {
         let row = self.rows.remove(what)?;
-        self.by_seq.remove(&row.row.seq);
+        self.by_seq.remove(&row.queued.seq);
         if row.under_way {
             self.under_way -= 1;
         }

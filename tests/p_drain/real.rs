@@ -1,0 +1,1 @@
+//! A real bucket, written as the guides' user, read by a real Nix.
