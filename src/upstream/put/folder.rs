@@ -104,7 +104,7 @@ impl Folder {
         .ok_or_else(|| Error::NotACache { upstream: Arc::clone(&asked.upstream) })?;
         let mut reading = Reading::new(&file.sent, asked);
         while let Some(bytes) = reading.next().await? {
-            sent.may_go(bytes.len()).await;
+            file.sent.may_go(bytes.len()).await;
             making = step(asked, pace.progress, move || making.write(&bytes)).await?;
         }
         if let Some(sha256) = file.sha256
