@@ -146,6 +146,11 @@ fn tell(ended: &mut Ended, what: &str, step: Result<Step, StepError>) -> anyhow:
 
 /// The table of an upstream that would be this bucket. Its keys play no part.
 fn upstream_config(args: &InitArgs) -> anyhow::Result<upstream::Config> {
+    anyhow::ensure!(
+        ["s3://", "file:///"].iter().any(|start| args.url.starts_with(start)),
+        "{}: only a bucket (s3://...) or a folder (file:///...) can be made a cache",
+        args.url
+    );
     Ok(upstream::Config {
         url: with_profile(&args.url, args.profile.as_deref())?,
         trusted_public_keys: Vec::new(),

@@ -127,6 +127,19 @@ fn text(status: &Value) -> String {
     );
     let moved = bytes("/traffic/served_bytes").zip(bytes("/traffic/fetched_bytes"));
     line("moved", moved.map(|(served, fetched)| format!("{served} served, {fetched} fetched")));
+    let waiting = number("/queue/waiting").filter(|waiting| *waiting > 0);
+    line(
+        "to push",
+        waiting.map(|waiting| {
+            let bytes = bytes("/queue/waiting_bytes").unwrap_or_default();
+            let oldest = number("/queue/oldest_s").map(span);
+            let oldest = oldest.map(|oldest| format!(", the oldest for {oldest}"));
+            format!("{waiting} objects, {bytes}{}", oldest.unwrap_or_default())
+        }),
+    );
+    for stopped in at("/queue/stopped").and_then(Value::as_array).into_iter().flatten() {
+        line("push target", stopped.as_str().map(|url| format!("{url}: refuses")));
+    }
     line("disk free", bytes("/host/disk_free_bytes"));
     line("memory", bytes("/host/memory_bytes"));
     for upstream in at("/upstreams").and_then(Value::as_array).into_iter().flatten() {
@@ -192,6 +205,8 @@ mod tests {
             "offline_since_s": null,
             "store": {"budget_bytes": 1_u64 << 30, "used_bytes": 1536 << 10, "nars": 2,
                 "narinfos": 3, "pinned_bytes": 0, "written_bytes": 0},
+            "queue": {"waiting": 2, "waiting_bytes": 1024, "oldest_s": 61,
+                "stopped": ["s3://nix-cache"]},
             "upstreams": [{"url": "https://cache.example", "state": "down", "since_s": 65,
                 "push": false, "last_error": "connection refused"}],
         });
@@ -202,6 +217,8 @@ up for      1 h 2 min
 store       1.5 MiB of 1.0 GiB
 held        2 NARs, 3 narinfos
 written     0 B
+to push     2 objects, 1.0 KiB, the oldest for 1 min 1 s
+push target s3://nix-cache: refuses
 upstream    https://cache.example: down for 1 min 5 s, last error: connection refused
 ";
         assert_eq!(text(&status), wanted);

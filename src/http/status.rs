@@ -8,6 +8,7 @@ use super::Site;
 use super::figures::Totals;
 use super::machine::Machine;
 use crate::cache::{Health, HealthState, StoreState};
+use crate::push::{TargetState, TargetStatus};
 
 /// All that `/api/status` says. Names and units are a contract.
 #[derive(Debug, Serialize)]
@@ -49,13 +50,26 @@ pub(super) struct Traffic {
     pub(super) since: String,
 }
 
-/// What waits to be pushed: nothing can be pushed yet.
+/// What waits to be pushed, at all targets together.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Queue {
     pub(super) waiting: u64,
     pub(super) waiting_bytes: u64,
     pub(super) oldest_s: Option<u64>,
+    /// Targets that refuse what they are given.
     pub(super) stopped: Vec<String>,
+}
+
+impl Queue {
+    fn of(targets: &[TargetStatus]) -> Self {
+        let stopped = targets.iter().filter(|target| target.state == TargetState::Stopped);
+        Self {
+            waiting: targets.iter().map(|target| target.waiting).sum(),
+            waiting_bytes: targets.iter().map(|target| target.waiting_bytes).sum(),
+            oldest_s: targets.iter().filter_map(|target| target.oldest_s).max(),
+            stopped: stopped.map(|target| without_user(&target.target)).collect(),
+        }
+    }
 }
 
 /// One upstream.
@@ -81,6 +95,11 @@ impl Status {
     pub(super) fn collect(site: &Site, totals: Totals, machine: Machine, now: SystemTime) -> Self {
         let uptime = site.started.elapsed();
         let figures = site.cache.store_figures();
+        let targets = site.push.status();
+        let is_target =
+            |url: &str| targets.iter().any(|it| it.target == url && it.state != TargetState::Gone);
+        let upstreams = site.cache.upstreams().into_iter();
+        let upstreams = upstreams.map(|(url, health)| upstream(&url, health, is_target(&url)));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             name: site.name.clone(),
@@ -104,8 +123,8 @@ impl Status {
                 fetched_bytes: site.metrics.fetched_bytes.get(),
                 since: utc(now.checked_sub(uptime).unwrap_or(UNIX_EPOCH)),
             },
-            queue: Queue::default(),
-            upstreams: site.cache.upstreams().into_iter().map(upstream).collect(),
+            queue: Queue::of(&targets),
+            upstreams: upstreams.collect(),
             host: HostStatus { machine, disk_free_bytes: figures.disk_free_bytes },
         }
     }
@@ -123,17 +142,17 @@ fn degraded(state: StoreState) -> Option<String> {
     }
 }
 
-fn upstream((url, health): (String, Health)) -> UpstreamStatus {
+fn upstream(url: &str, health: Health, push: bool) -> UpstreamStatus {
     let state = match health.state {
         HealthState::Up => "up",
         HealthState::Down => "down",
         HealthState::Refusing => "refusing",
     };
     UpstreamStatus {
-        url: without_user(&url),
+        url: without_user(url),
         state,
         since_s: health.since.as_secs(),
-        push: false,
+        push,
         last_error: health.last_error,
     }
 }

@@ -174,6 +174,10 @@ fn target_lines(target: &Value) -> Vec<String> {
     for sending in target.get("sending").and_then(Value::as_array).into_iter().flatten() {
         line("sending", sending.as_str().map(str::to_owned));
     }
+    for differs in target.get("differs").and_then(Value::as_array).into_iter().flatten() {
+        let shown = differs.as_str().map(|it| format!("{it}: known elsewhere with another NAR"));
+        line("not put", shown);
+    }
     line("next try", number("retry_in_s").map(|wait| format!("in {}", status::span(wait))));
     line("last error", string("last_error").map(str::to_owned));
     lines
@@ -188,13 +192,14 @@ mod tests {
         let queue = serde_json::json!({"targets": [
             {"target": "s3://nix-cache", "state": "waiting", "waiting": 3, "waiting_bytes": 2048,
              "oldest_s": 65, "parked": 0, "lost": 1, "pushed": 0, "pushed_bytes": 0,
-             "sending": [], "last_error": "connection refused", "retry_in_s": 40},
+             "sending": [], "differs": ["made"], "last_error": "connection refused", "retry_in_s": 40},
             {"target": "file:///mnt/stick", "state": "idle"},
         ]});
         let wanted = "\
 s3://nix-cache: waiting
   waiting    3 objects, 2.0 KiB, the oldest for 1 min 5 s
   lost       1 whose bytes are damaged: build and push them again
+  not put    made: known elsewhere with another NAR
   next try   in 40 s
   last error connection refused
 file:///mnt/stick: idle
