@@ -177,11 +177,10 @@ async fn take(
 
 fn shape(family: Family, path: &str) -> Shape {
     match family {
-        Family::Log => Shape::Text,
         Family::Realisation => Shape::Json,
+        Family::DebugInfo if path.strip_suffix(".debug").is_some() => Shape::DebugInfo,
         // Without the ending it may be an ELF file.
-        Family::DebugInfo if path.ends_with(".debug") => Shape::DebugInfo,
-        Family::DebugInfo => Shape::Text,
+        Family::Log | Family::DebugInfo => Shape::Text,
     }
 }
 
