@@ -71,6 +71,7 @@ impl House {
             codec_memory_bytes: 48 << 20,
             store_dir: store_dir.clone(),
             own_keys: vec![own_key().public()],
+            signer: None,
         };
         let cache = Cache::new(cache_config, store.clone(), Vec::new(), metrics.clone());
         let mut config = Config {
