@@ -176,7 +176,8 @@ impl Writer {
             self.bind_in(txn, alias_key(*name), nar_hash)?;
         }
         if let Some((id, record)) = self.held_in(txn, nar_hash)? {
-            let origin = if self.keeps(txn, nar_hash)? { Origin::Kept } else { Origin::Ours };
+            let is_kept = self.keeps(txn, nar_hash)?;
+            let origin = if is_kept { Origin::Kept } else { stored.origin.min(Origin::Ours) };
             self.set_origin(txn, id, record, origin)?;
         }
         Ok(Ok(()))

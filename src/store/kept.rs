@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use super::keys::{AliasKey, SmallKey, id_of_key, key_of_path, nar_use_key, path_key};
-use super::queue_rows::{self, Row, Target};
+use super::queue_rows::{self, Row, Target, target_of};
 use super::records::{NarRecord, Small, number, origin_byte, record_in};
 use super::removal::takes_of;
 use super::tables::{Fault, NAR, NAR_HASH, NAR_USE, NARINFO, PATHS, SMALL_USE, TARGET, UNBOUND};
@@ -41,14 +41,15 @@ impl Kept {
     pub(super) fn load(txn: &ReadTransaction) -> Result<Self, Fault> {
         let mut kept = Self::default();
         for entry in TARGET.open_for_read(txn)?.range::<&[u8]>(..)? {
-            let (key, _) = entry?;
-            // What was acknowledged is shown even where the name of its target is damaged.
-            if let Some((id, url)) = key.value().split_first_chunk() {
-                let url = String::from_utf8_lossy(url).into_owned();
-                kept.targets.insert(u32::from_be_bytes(*id), Target::new(url));
+            let (key, value) = entry?;
+            let url = TARGET.unseal(key.value(), value.value()).map(<[u8]>::to_vec);
+            let url = url.map(String::from_utf8);
+            match (target_of(key.value()), url) {
+                (Some(id), Ok(Ok(url))) => drop(kept.targets.insert(id, Target::new(url))),
+                (_, _) => kept.is_damaged = true,
             }
         }
-        kept.is_damaged = queue_rows::load(txn, &mut kept.targets)?;
+        kept.is_damaged |= queue_rows::load(txn, &mut kept.targets)?;
         for entry in UNBOUND.open_for_read(txn)?.range::<&[u8]>(..)? {
             let (key, value) = entry?;
             let body = UNBOUND.unseal(key.value(), value.value());
@@ -211,15 +212,12 @@ impl Writer {
         if self.is_queued(txn, what)? {
             return Ok(());
         }
-        let key = match what {
-            Queued::Path(key) => {
-                if let Some(nar_hash) = nar_of(txn, *key)? {
-                    self.settle(txn, nar_hash, to)?;
-                }
-                SmallKey::Narinfo(*key)
-            }
-            Queued::Document(name) => SmallKey::Document(name.clone()),
-        };
+        if let Queued::Path(key) = what
+            && let Some(nar_hash) = nar_of(txn, *key)?
+        {
+            self.settle(txn, nar_hash, to)?;
+        }
+        let key = SmallKey::from(what);
         self.session.sound(set_use(txn, &key, self.session.tick()))?;
         self.release_strays(txn)
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
+use super::keys::SmallKey;
 use super::records::Reader;
 use super::session::Session;
 use super::tables::{Fault, QUEUE, QUEUE_SEQ, TARGET};
@@ -111,6 +112,15 @@ impl Row {
     fn shown(self, what: Queued) -> QueueRow {
         let Self { seq, queued_at_s, len_bytes, lost } = self;
         QueueRow { what, seq, queued_at_s, len_bytes, lost }
+    }
+}
+
+impl From<&Queued> for SmallKey {
+    fn from(what: &Queued) -> Self {
+        match what {
+            Queued::Path(key) => Self::Narinfo(*key),
+            Queued::Document(name) => Self::Document(name.clone()),
+        }
     }
 }
 
@@ -254,7 +264,9 @@ impl Writer {
         let id = kept.targets.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
         kept.targets.insert(id, Target::new(url.to_owned()));
         drop(kept);
-        TARGET.insert(txn, &target_key(id, url), &[])?;
+        for key in target_keys(id) {
+            TARGET.insert(txn, &key, url.as_bytes())?;
+        }
         Ok(id)
     }
 
@@ -316,8 +328,15 @@ impl Writer {
     }
 }
 
-pub(super) fn target_key(id: u32, url: &str) -> Vec<u8> {
-    [id.to_be_bytes().as_slice(), url.as_bytes()].concat()
+/// The keys of a target in `target-1`, which has each twice: without its URL nothing that waits for
+/// it could be carried there.
+pub(super) fn target_keys(id: u32) -> [Vec<u8>; 2] {
+    [0, 1].map(|copy: u8| [[copy].as_slice(), &id.to_be_bytes()].concat())
+}
+
+/// The target of a key in `target-1`.
+pub(super) fn target_of(key: &[u8]) -> Option<u32> {
+    key.last_chunk().filter(|_| key.len() == 5).map(|id| u32::from_be_bytes(*id))
 }
 
 /// The first that waits at a target, behind a place in the order.

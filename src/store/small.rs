@@ -185,10 +185,9 @@ impl Writer {
             None => None,
         };
         self.small_in(txn, &small_key, value)?;
-        match before {
-            Some(before) if stored.is_none() && !has_path(txn, before)? => Ok(Some(before)),
-            Some(_) | None => Ok(None),
-        }
+        let Some(before) = before.filter(|_| stored.is_none()) else { return Ok(None) };
+        let goes = !has_path(txn, before)? && !self.keeps(txn, before)?;
+        Ok(goes.then_some(before))
     }
 
     /// Puts or removes a narinfo or a document, with its place in the order of use.

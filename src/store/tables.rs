@@ -47,7 +47,7 @@ pub(super) const DOOMED: Table = Table("doomed-1");
 pub(super) const ALIAS: Table = Table("alias-1");
 /// `NarHash` (32), key of an alias (33) -> when it came, its length: waits for its narinfo.
 pub(super) const UNBOUND: Table = Table("unbound-1");
-/// Target id (4), URL -> nothing.
+/// Copy (1), target id (4) -> its URL.
 pub(super) const TARGET: Table = Table("target-1");
 /// Target id (4), kind (1), key -> what is queued there.
 pub(super) const QUEUE: Table = Table("queue-1");

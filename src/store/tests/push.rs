@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::kit::*;
 use super::push_kit::*;
 use crate::store::layout::stream_takes;
-use crate::store::{Error, Origin, Queued, TargetQueue};
+use crate::store::{Acceptance, Error, Origin, Queued, TargetQueue};
 
 const BUDGET: u64 = 1 << 30;
 
@@ -94,7 +94,7 @@ async fn what_waits_is_never_evicted_and_a_struck_one_is() {
 }
 
 #[tokio::test]
-async fn without_targets_a_path_is_ours() {
+async fn without_targets_a_path_is_ours_or_an_upstream_s() {
     let house = House::new(BUDGET);
     let store = house.open().await;
     drop(fill(&store, 2, 900).await.unwrap());
@@ -103,6 +103,12 @@ async fn without_targets_a_path_is_ours() {
         push(&store, number, 900, &[], 1).await.unwrap();
         assert_eq!(origin_of(&store, number), Some(Origin::Ours));
     }
+    // Another upstream has this one.
+    let nar = upload(&store, 3, 900, 1).await.unwrap();
+    let (stored, upload) = (narinfo(3, 3), Some(upload_name(3)));
+    let acceptance = Acceptance { stored, nar, upload, targets: Vec::new() };
+    store.accept(acceptance, 1).await.unwrap();
+    assert_eq!(origin_of(&store, 3), Some(Origin::Upstream));
     assert!(store.queues().is_empty());
     assert_eq!(store.kept_back_bytes(), 0);
     check_figures(&store).await;

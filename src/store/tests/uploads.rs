@@ -31,13 +31,19 @@ async fn an_upload_is_kept_while_it_waits_for_its_narinfo() {
 async fn an_upload_outlives_the_last_other_path_of_its_nar() {
     let house = House::new(BUDGET);
     let store = house.open().await;
-    store.keep_narinfo(narinfo(9, 1)).await.unwrap();
-    drop(fill(&store, 1, 900).await.unwrap());
-    store.flush().await.unwrap();
-    drop(upload(&store, 1, 900, 1).await.unwrap());
-    store.withdraw_narinfo(key(9)).await.unwrap();
-    let held = store.nar(nar_hash(1)).await.unwrap().unwrap();
-    accept(&store, (1, 1), held, &[ONE], 1).await.unwrap();
+    // On its way to the index, and there.
+    for (seed, flushed) in [(1, false), (2, true)] {
+        store.keep_narinfo(narinfo(9, seed)).await.unwrap();
+        drop(fill(&store, seed, 900).await.unwrap());
+        store.flush().await.unwrap();
+        drop(upload(&store, seed, 900, 1).await.unwrap());
+        if flushed {
+            store.flush().await.unwrap();
+        }
+        store.withdraw_narinfo(key(9)).await.unwrap();
+        let held = store.nar(nar_hash(seed)).await.unwrap().unwrap();
+        accept(&store, (seed, seed), held, &[ONE], 1).await.unwrap();
+    }
     store.close().await;
 }
 
