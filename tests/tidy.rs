@@ -18,14 +18,15 @@ use snowberry::config::KEYS;
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 13] = [
+const MAY_USE: [(&str, &[&str]); 14] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
     ("upstream", &["nix", "units", "metrics"]),
     ("cache", &["nix", "store", "upstream", "units", "metrics"]),
-    ("push", &["nix", "store", "upstream", "cache", "units", "metrics"]),
+    ("push", &["nix", "store", "upstream", "cache", "durable", "units", "metrics"]),
     ("http", &["nix", "cache", "push", "units", "metrics"]),
     ("allocator", &[]),
+    ("durable", &[]),
     ("units", &[]),
     ("metrics", &[]),
     ("systemd", &[]),
@@ -33,8 +34,8 @@ const MAY_USE: [(&str, &[&str]); 13] = [
     (
         "daemon",
         &[
-            "nix", "store", "upstream", "cache", "push", "http", "units", "metrics", "config",
-            "systemd",
+            "nix", "store", "upstream", "cache", "push", "http", "durable", "units", "metrics",
+            "config", "systemd",
         ],
     ),
     (

@@ -236,7 +236,7 @@ struct Keeping<'a> {
 impl Keeping<'_> {
     /// The tail and the end: only now may followers see the NAR whole.
     async fn finish(mut self, ingested: Ingested) -> Attempt {
-        let Ingested { nar_hash, nar_size, file_hash, listing, tail } = ingested;
+        let Ingested { nar_hash, nar_size, file_hash, listing, tail, .. } = ingested;
         let Filling { inner, name, .. } = self.filling;
         match self.writer.append(tail).await {
             Ok(()) => {}

@@ -3,8 +3,9 @@
 //! A narinfo: [`narinfo`] looks into [`memory`] and the store, and asks upstreams ([`ask`]) whom it
 //! trusts as [`trust`] says; [`prefetch`] asks ahead. A NAR: held, or a [`fill`], which finds
 //! [`sources`] and moves one of them ([`transfer`], [`stall`]) through the [`ingest`] under a
-//! permit ([`permits`]) into the store; with no room, [`through`]. The rest: [`documents`], and
-//! [`greet`], the first contact with each upstream.
+//! permit ([`permits`]) into the store; with no room, [`through`]; under an uploader's name,
+//! [`alias`]. The rest: [`documents`], [`pushed`], what the write side needs of us, and [`greet`],
+//! the first contact with each upstream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
-use crate::nix::{NarHash, NarName, PublicKey, StoreDir, StorePathHash, TrustedKeys};
+use crate::nix::{NarHash, NarName, PublicKey, SecretKey, StoreDir, StorePathHash, UploadName};
 use crate::store::{self, Store};
 use crate::upstream::{self, Upstream};
 
@@ -31,7 +32,9 @@ mod transfer;
 mod stall;
 mod permits;
 mod through;
+mod alias;
 mod documents;
+mod pushed;
 mod greet;
 pub(crate) mod ingest;
 
@@ -43,7 +46,10 @@ use permits::Permits;
 use prefetch::Prefetch;
 use stall::{PATIENCE, Patience};
 
+pub use alias::AliasAnswer;
 pub use stream::{Cut, NarStream};
+
+pub(crate) use pushed::Unpacking;
 
 // The nouns of the floors below that answers are made of, for those above, who may not go there.
 pub use crate::store::{Figures as StoreFigures, HeldNar, State as StoreState};
@@ -60,6 +66,8 @@ pub struct Config {
     pub store_dir: StoreDir,
     /// Our own keys, present and rotated: always trusted.
     pub own_keys: Vec<PublicKey>,
+    /// Signs what was fetched and whose upstream's signature held; `None` leaves it as it is.
+    pub signer: Option<SecretKey>,
 }
 
 /// How a question ended.
@@ -106,7 +114,7 @@ pub struct Cache {
 /// What the rooms share. No two of its locks are ever held together, none across an await.
 struct Inner {
     config: Config,
-    own_keys: TrustedKeys,
+    own: Mutex<Arc<trust::Own>>,
     store: Store,
     upstreams: Vec<Upstream>,
     metrics: Metrics,
@@ -117,6 +125,7 @@ struct Inner {
     fills: Mutex<HashMap<NarHash, fill::Fill>>,
     permits: Permits,
     through: Arc<Semaphore>,
+    packed: Arc<Semaphore>,
     ingest: ingest::Ingest,
     patience: Patience,
     tasks: TaskTracker,
@@ -129,6 +138,11 @@ fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inner {
+    /// Our own keys as they are now.
+    fn own(&self) -> Arc<trust::Own> {
+        Arc::clone(&locked(&self.own))
+    }
+
     fn is_degraded(&self) -> bool {
         matches!(self.store.state(), store::State::Degraded { .. })
     }
@@ -152,7 +166,7 @@ impl Cache {
     ) -> Self {
         let tasks = TaskTracker::new();
         let inner = Inner {
-            own_keys: TrustedKeys::new(config.own_keys.clone()),
+            own: Mutex::new(trust::Own::new(config.own_keys.clone(), config.signer.clone())),
             store,
             upstreams,
             metrics,
@@ -163,6 +177,7 @@ impl Cache {
             fills: Mutex::default(),
             permits: Permits::new(config.codec_memory_bytes),
             through: Arc::new(Semaphore::new(through::THROUGH_MAX)),
+            packed: Arc::new(Semaphore::new(alias::PACKED_MAX)),
             ingest: ingest::Ingest::new(tasks.clone()),
             patience,
             tasks,
@@ -170,6 +185,11 @@ impl Cache {
             config,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// Other keys are ours from now on, and another one signs what is fetched.
+    pub fn set_own_keys(&self, own_keys: Vec<PublicKey>, signer: Option<SecretKey>) {
+        *locked(&self.inner.own) = trust::Own::new(own_keys, signer);
     }
 
     /// A narinfo that is ready in memory: no waiting, for the reactor.
@@ -193,6 +213,11 @@ impl Cache {
             (Ok(None), NarWant::Whole) => Box::pin(fill::follow(&self.inner, name)).await,
             (Ok(None), NarWant::Head | NarWant::Part) | (Err(_), _) => NarAnswer::Absent,
         }
+    }
+
+    /// A NAR by the name that its uploader gave it; `may_fetch`: also when it was evicted.
+    pub async fn alias(&self, name: UploadName, want: NarWant, may_fetch: bool) -> AliasAnswer {
+        Box::pin(alias::answer(&self.inner, name, want, may_fetch)).await
     }
 
     /// The `.ls` of a store path.

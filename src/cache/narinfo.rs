@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 use super::ask::{self, Asked, Said};
 use super::{Inner, Outcome, locked, prefetch, trust};
 use crate::nix::{NarHash, NarName, StorePath, StorePathHash};
-use crate::store::{Origin, StoredNarInfo};
+use crate::store::{HeldNar, Origin, StoredNarInfo};
 use crate::upstream::Upstream;
 
 /// In all, from the question to the answer: 0.1 s below the promise, for the way to the client.
@@ -103,8 +103,7 @@ pub(super) async fn local(inner: &Inner, key: StorePathHash) -> Local {
             if held.is_none() && !inner.memory.confirmed.holds(&key) {
                 return Local::Ask(Some(Box::new(stored)));
             }
-            let shown = trust::for_clients(&stored.narinfo, held.as_ref());
-            let narinfo = Bytes::from(shown.print(&inner.config.store_dir));
+            let narinfo = shown(inner, &stored, held.as_ref());
             inner.memory.make_ready(key, narinfo.clone());
             Local::Ready(narinfo)
         }
@@ -113,6 +112,18 @@ pub(super) async fn local(inner: &Inner, key: StorePathHash) -> Local {
             Local::Absent
         }
     }
+}
+
+/// The narinfo as clients see it, with our signature where that is wanted and earned.
+fn shown(inner: &Inner, stored: &StoredNarInfo, held: Option<&HeldNar>) -> Bytes {
+    let mut shown = trust::for_clients(&stored.narinfo, held);
+    if stored.origin == Origin::Upstream {
+        let mut upstreams = inner.upstreams.iter();
+        let from = upstreams.find(|upstream| **upstream.url() == *stored.upstream);
+        let keys = from.and_then(Upstream::trusted_keys);
+        inner.own().sign_fetched(&mut shown, keys, &inner.config.store_dir);
+    }
+    shown.print(&inner.config.store_dir).into()
 }
 
 /// Asks the upstreams, or joins those who just did; `None` when too many questions run. For a key
@@ -187,10 +198,7 @@ async fn ask_all(
     match (found, other, trouble) {
         (Some(found), _, _) | (None, Some(found), false) => keep(inner, found, stored).await,
         // The one who promised the stored NAR is in trouble: its word stays, this one helps out.
-        (None, Some(other), true) => {
-            let shown = trust::for_clients(&other.narinfo, None);
-            Answer::Found(shown.print(&inner.config.store_dir).into())
-        }
+        (None, Some(other), true) => Answer::Found(shown(inner, &other, None)),
         (None, None, true) => Answer::Trouble,
         (None, None, false) => absent(inner, key, stored).await,
     }
@@ -228,7 +236,7 @@ pub(super) async fn ask_one(
         }
     };
     let keys = upstream.trusted_keys();
-    match trust::judge(&text, key, keys, &inner.own_keys, &inner.config.store_dir) {
+    match trust::judge(&text, key, keys, &inner.own().trusted, &inner.config.store_dir) {
         Ok(narinfo) => {
             let unwanted = preferred.is_some_and(|wanted| wanted != narinfo.nar_hash);
             let upstream = upstream.url().to_string();
@@ -265,8 +273,7 @@ pub(super) async fn keep(
         inner.memory.file_names.note(file_hash, NarName { nar_hash, key });
     }
     let held = inner.store.nar(nar_hash).await.ok().flatten();
-    let shown = trust::for_clients(&said.narinfo, held.as_ref());
-    let narinfo = Bytes::from(shown.print(&inner.config.store_dir));
+    let narinfo = shown(inner, &said, held.as_ref());
     inner.memory.make_ready(key, narinfo.clone());
     prefetch::ahead(inner, key, said.narinfo.references.iter().map(StorePath::hash));
     Answer::Found(narinfo)
@@ -282,8 +289,7 @@ async fn absent(inner: &Inner, key: StorePathHash, stored: Option<Box<StoredNarI
     if stored.is_some() {
         match inner.store.lookup(key).await {
             Ok(Some((stored, Some(held)))) => {
-                let shown = trust::for_clients(&stored.narinfo, Some(&held));
-                return Answer::Found(shown.print(&inner.config.store_dir).into());
+                return Answer::Found(shown(inner, &stored, Some(&held)));
             }
             Ok(Some((_, None))) => {
                 if let Err(error) = inner.store.withdraw_narinfo(key).await {

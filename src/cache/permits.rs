@@ -16,6 +16,12 @@ const UNIT_BYTES: u64 = 64 * 1024;
 /// How long a client waits for codec memory before it is sent to its next substituter.
 const WAIT: Duration = Duration::from_secs(20);
 
+/// How long an upload waits for it: Nix waits 300 s for an answer, and the bytes behind wait too.
+const UPLOAD_WAIT: Duration = Duration::from_mins(1);
+
+/// Uploads get at most one half of the budget: whoever reads needs the other.
+const UPLOAD_PART: usize = 2;
+
 /// What needs more than this is not unpacked at all: a Pi has other things to do.
 const ALONE_BYTES_MAX: u64 = 160 << 20;
 
@@ -26,6 +32,8 @@ const BUFFERS_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Permits {
     units: Arc<Semaphore>,
+    /// What uploads may have of it: they last as long as their sender likes.
+    upload_units: Arc<Semaphore>,
     units_all: u32,
     waiting: AtomicUsize,
 }
@@ -34,13 +42,19 @@ pub(super) struct Permits {
 #[derive(Debug)]
 pub(super) struct Permit {
     held: OwnedSemaphorePermit,
+    _of_uploads: Option<OwnedSemaphorePermit>,
 }
 
 impl Permits {
     pub(super) fn new(budget_bytes: u64) -> Self {
         let units_all = units(budget_bytes).max(1);
         let count = usize::try_from(units_all).unwrap_or(Semaphore::MAX_PERMITS);
-        Self { units: Arc::new(Semaphore::new(count)), units_all, waiting: AtomicUsize::new(0) }
+        Self {
+            units: Arc::new(Semaphore::new(count)),
+            upload_units: Arc::new(Semaphore::new((count / UPLOAD_PART).max(1))),
+            units_all,
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// Waits for a share; `None` when it is too big or did not come in time. One that is bigger
@@ -52,7 +66,24 @@ impl Permits {
         let wanted = units(bytes).min(self.units_all);
         let _waiting = Waiting::new(&self.waiting);
         let held = timeout(WAIT, Arc::clone(&self.units).acquire_many_owned(wanted)).await;
-        Some(Permit { held: held.ok()?.ok()? })
+        Some(Permit { held: held.ok()?.ok()?, _of_uploads: None })
+    }
+
+    /// The same for an upload, within the part of the budget that uploads may have, and with more
+    /// patience: an old client whose upload is refused cannot try again.
+    pub(super) async fn take_for_upload(&self, bytes: u64) -> Option<Permit> {
+        if bytes > ALONE_BYTES_MAX {
+            return None;
+        }
+        let wanted = units(bytes).min(self.units_all);
+        let part = (self.units_all / u32::try_from(UPLOAD_PART).unwrap_or(1)).max(1);
+        let both = async {
+            let part = Arc::clone(&self.upload_units).acquire_many_owned(wanted.min(part)).await;
+            let _waiting = Waiting::new(&self.waiting);
+            let held = Arc::clone(&self.units).acquire_many_owned(wanted).await;
+            Some(Permit { held: held.ok()?, _of_uploads: Some(part.ok()?) })
+        };
+        timeout(UPLOAD_WAIT, both).await.ok()?
     }
 
     /// Makes a share as big as `bytes` without waiting; `false` when the budget has it not now.

@@ -56,7 +56,8 @@ pub(super) async fn run(
     let (inner, name) = (Arc::clone(&sources.inner), sources.name);
     let form = form_of(&inner, name, &opened);
     let nar_size = opened.source.narinfo.nar_size;
-    let plan = Plan { codec: opened.codec, form, nar_len: NarLen::Exactly(nar_size) };
+    let plan =
+        Plan { codec: opened.codec, form, nar_len: NarLen::Exactly(nar_size), sums_source: false };
     inner.metrics.fills.inc();
     let Pipe { feed, mut out, done } = inner.ingest.start(plan);
     let mut feeding = Feeding { sources, form, permit, used: vec![opened.source.clone()] };

@@ -1,11 +1,47 @@
 //! Whose narinfos count, and what clients see of them.
 
-use crate::nix::{Compression, NarInfo, NarName, StoreDir, StorePathHash, TrustedKeys};
+use std::sync::Arc;
+
+use crate::nix::{
+    Compression, NarInfo, NarName, PublicKey, SecretKey, StoreDir, StorePathHash, TrustedKeys,
+};
 use crate::store::HeldNar;
+
+/// Our own keys, as they are until they are rotated.
+#[derive(Debug)]
+pub(super) struct Own {
+    /// Present and rotated: always trusted.
+    pub(super) trusted: TrustedKeys,
+    /// Signs what was fetched, where that is wanted.
+    signer: Option<SecretKey>,
+}
+
+impl Own {
+    pub(super) fn new(trusted: Vec<PublicKey>, signer: Option<SecretKey>) -> Arc<Self> {
+        Arc::new(Self { trusted: TrustedKeys::new(trusted), signer })
+    }
+
+    /// Adds our signature to what was fetched, where one of `keys`, its upstream's, signed it. Never
+    /// to what is believed without signature: ours would say more than we know.
+    pub(super) fn sign_fetched(
+        &self,
+        narinfo: &mut NarInfo,
+        keys: Option<&TrustedKeys>,
+        store_dir: &StoreDir,
+    ) {
+        let Some((signer, keys)) = self.signer.as_ref().zip(keys) else { return };
+        if keys.trust(narinfo, store_dir) {
+            let signature = signer.sign(&narinfo.fingerprint(store_dir));
+            // One under our name that comes from elsewhere is this one, or none.
+            narinfo.signatures.retain(|other| other.key_name() != signature.key_name());
+            narinfo.signatures.push(signature);
+        }
+    }
+}
 
 /// Why an upstream's narinfo is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Distrust {
+pub(crate) enum Distrust {
     /// It does not parse.
     #[error("it is no valid narinfo: {0}")]
     Malformed(String),

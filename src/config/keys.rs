@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 17] = [
+pub const KEYS: [Key; 24] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -152,5 +152,57 @@ pub const KEYS: [Key; 17] = [
         "false",
         "Carries what the house builds to this upstream. Only for s3 and file; the credentials \
          of an s3 upstream must be allowed to put.",
+    ),
+    key(
+        "push.tokens-file",
+        "path",
+        "<state-dir>/tokens",
+        "The file of those who may write, made and changed by \"snowberry token\", read again at \
+         once when it changes. It holds the hashes of the tokens, never a token. The holder of a \
+         token can put paths onto every machine that trusts this cache's key. Without any token, \
+         or with a file that cannot be read, nobody may write.",
+    ),
+    key(
+        "push.plain",
+        "true or false",
+        "false",
+        "Takes tokens over plain HTTP from other machines too, where whoever listens on the \
+         network can read and use them. Otherwise only this machine may push over plain HTTP.",
+    ),
+    key(
+        "push.everything",
+        "true or false",
+        "false",
+        "Carries up also what another upstream has with the same NAR. Otherwise a bucket gets \
+         what was built here, and not a second copy of cache.nixos.org.",
+    ),
+    key(
+        "push.limit",
+        "size",
+        "none",
+        "Bytes a second that all push targets together are sent, such as \"10 MiB\": what is \
+         left of the line is for the rest of the house.",
+    ),
+    key(
+        "push.nar-size-max",
+        "size",
+        "\"64 GiB\"",
+        "The longest NAR that is taken by upload, unpacked. What is longer is refused for good.",
+    ),
+    key(
+        "push.sign",
+        "\"pushed\" or \"verified\"",
+        "\"pushed\"",
+        "What gets this cache's own signature: what was pushed here, or also what was fetched and \
+         bore a signature that its upstream is trusted for. With \"verified\" a client needs this \
+         cache's key only; whoever can sign for an upstream can then write to those clients.",
+    ),
+    key(
+        "admin.socket",
+        "path",
+        "admin.sock in $RUNTIME_DIRECTORY under systemd, else /run/snowberry/admin.sock for \
+         root's cache in /var/lib/snowberry, else <state-dir>/admin.sock",
+        "The local socket for commands that change something, such as \"snowberry push retry\". \
+         Its owner and group may use it. These commands cannot be given over the network.",
     ),
 ];

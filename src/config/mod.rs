@@ -3,6 +3,7 @@
 
 mod check;
 mod keys;
+mod push;
 mod source;
 
 use std::fmt;
@@ -19,6 +20,7 @@ use crate::{store, upstream};
 use source::Source;
 
 pub use keys::{KEYS, Key};
+pub use push::{Admin, Push, SYSTEM_ADMIN_SOCKET, Sign};
 
 /// Where the configuration is looked for when neither `--config` nor `$SNOWBERRY_CONFIG` names one.
 pub const DEFAULT_FILE: &str = "/etc/snowberry/snowberry.toml";
@@ -38,6 +40,9 @@ pub const DEFAULT_NAME: &str = "snowberry";
 
 /// The zstd level of what is stored. Level 1 takes two thirds of the CPU and stores an eighth more.
 pub const DEFAULT_COMPRESSION_LEVEL: i32 = 3;
+
+/// The state directory of root's own cache.
+const SYSTEM_STATE_DIR: &str = "/var/lib/snowberry";
 
 /// The checked and frozen configuration.
 #[derive(Debug, Clone)]
@@ -60,6 +65,10 @@ pub struct Config {
     pub store: store::Config,
     /// The upstreams in the order in which they are asked.
     pub upstreams: Vec<upstream::Config>,
+    /// Who may write, and what is carried up.
+    pub push: Push,
+    /// Who may command.
+    pub admin: Admin,
 }
 
 /// Why there is no configuration. Exit code 78.
@@ -126,6 +135,8 @@ pub struct Surroundings {
     pub default_file: Option<PathBuf>,
     /// `$STATE_DIRECTORY`, which systemd sets for `StateDirectory=`.
     pub state_directory: Option<String>,
+    /// `$RUNTIME_DIRECTORY`, which systemd sets for `RuntimeDirectory=`.
+    pub runtime_directory: Option<String>,
     /// `$XDG_STATE_HOME`.
     pub xdg_state_home: Option<PathBuf>,
     /// `$HOME`.
@@ -146,6 +157,7 @@ impl Surroundings {
                 .map(PathBuf::from),
             default_file: Some(PathBuf::from(DEFAULT_FILE)),
             state_directory: std::env::var("STATE_DIRECTORY").ok(),
+            runtime_directory: std::env::var("RUNTIME_DIRECTORY").ok(),
             xdg_state_home: folder("XDG_STATE_HOME"),
             home: folder("HOME"),
             // The owner of a process's own folder there is its effective user.
@@ -161,7 +173,7 @@ impl Surroundings {
             return Some(PathBuf::from(first));
         }
         if self.is_root {
-            return Some(PathBuf::from("/var/lib/snowberry"));
+            return Some(PathBuf::from(SYSTEM_STATE_DIR));
         }
         let state_home = self.xdg_state_home.clone();
         state_home
@@ -182,6 +194,8 @@ struct Document {
     store_dir: Option<String>,
     store: store::Config,
     upstream: Option<Vec<upstream::Config>>,
+    push: push::PushTable,
+    admin: push::AdminTable,
 }
 
 /// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
@@ -232,6 +246,8 @@ fn freeze(
     let mut store = document.store;
     store.path.get_or_insert_with(|| state_dir.join("store"));
     store.marker = Some(state_dir.join("store-begun"));
+    let push = document.push.freeze(&state_dir);
+    let admin = document.admin.freeze(&state_dir, surroundings);
     let config = Config {
         file,
         listen: document.listen,
@@ -242,6 +258,8 @@ fn freeze(
         store_dir,
         store,
         upstreams: document.upstream.unwrap_or_else(|| vec![default_upstream()]),
+        push,
+        admin,
     };
     if problems.is_empty() {
         problems = check::problems(&config);

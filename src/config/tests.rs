@@ -46,6 +46,11 @@ fn no_file_at_all_is_a_valid_configuration() {
     assert_eq!(config.upstreams.len(), 1);
     assert_eq!(config.upstreams[0].url, DEFAULT_UPSTREAM);
     assert_eq!(config.upstreams[0].trusted_public_keys, [DEFAULT_UPSTREAM_KEY]);
+    assert_eq!(config.push.tokens_file, config.state_dir.join("tokens"));
+    assert_eq!((config.push.plain, config.push.everything), (false, false));
+    assert_eq!((config.push.limit, config.push.sign), (None, Sign::Pushed));
+    assert_eq!(config.push.nar_size_max, crate::units::ByteSize(64 << 30));
+    assert_eq!(config.admin.socket, config.state_dir.join("admin.sock"));
 }
 
 #[test]
@@ -88,11 +93,31 @@ fn every_key_is_read() {
         [[upstream]]
         url = "file:///one"
         unsigned = true
+        push = true
         [[upstream]]
         url = "https://two.example"
         trusted-public-keys = ["cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY="]
+        [push]
+        tokens-file = "/etc/snowberry/tokens"
+        plain = true
+        everything = true
+        limit = "10 MiB"
+        nar-size-max = "2 GiB"
+        sign = "verified"
+        [admin]
+        socket = "/run/attic/admin.sock"
     "#;
     let config = load_text(text, &[]).unwrap();
+    let push = Push {
+        tokens_file: "/etc/snowberry/tokens".into(),
+        plain: true,
+        everything: true,
+        limit: Some(crate::units::ByteSize(10 << 20)),
+        nar_size_max: crate::units::ByteSize(2 << 30),
+        sign: Sign::Verified,
+    };
+    assert_eq!(config.push, push);
+    assert_eq!(config.admin.socket, Path::new("/run/attic/admin.sock"));
     assert_eq!(config.listen.unwrap().len(), 2);
     assert_eq!(config.name, "attic");
     assert_eq!(config.names, ["cache.example"]);
@@ -105,6 +130,7 @@ fn every_key_is_read() {
     assert_eq!(config.store.marker, Some("/state/store-begun".into()));
     let urls: Vec<&str> = config.upstreams.iter().map(|it| it.url.as_str()).collect();
     assert_eq!(urls, ["file:///one", "https://two.example"]);
+    assert_eq!(config.upstreams.iter().map(|it| it.push).collect::<Vec<_>>(), [true, false]);
 }
 
 #[test]
@@ -184,6 +210,12 @@ fn what_the_types_allow_and_the_house_does_not_is_told() {
         [store]
         budget = "1 KiB"
         compression-level = 20
+        [push]
+        tokens-file = "tokens"
+        limit = "1 B"
+        nar-size-max = "0 B"
+        [admin]
+        socket = "admin.sock"
         [[upstream]]
         url = "https://user:secret@one.example/x"
         [[upstream]]
@@ -208,6 +240,10 @@ fn what_the_types_allow_and_the_house_does_not_is_told() {
         "store.path: relative/store",
         "store.budget: less than",
         "store.compression-level: 20",
+        "push.tokens-file: tokens is not absolute",
+        "push.limit: less than",
+        "push.nar-size-max: ",
+        "admin.socket: admin.sock is not absolute",
         "upstream https://one.example/x: no trusted-public-keys",
         "upstream gopher://two.example: url: ",
         "upstream gopher://two.example: ca-file: /nonexistent/ca.pem: ",
@@ -270,8 +306,10 @@ fn the_declared_keys_are_those_of_the_types() {
         KEYS.iter().map(Key::split).filter(|key| key.0 == table).map(|key| key.1).collect()
     };
     let mut top = declared("");
-    top.extend(["store", "upstream"]);
+    top.extend(["store", "upstream", "push", "admin"]);
     assert_eq!(field_names::<Document>(), top);
     assert_eq!(field_names::<store::Config>(), declared("store"));
     assert_eq!(field_names::<upstream::Config>(), declared("upstream"));
+    assert_eq!(field_names::<push::PushTable>(), declared("push"));
+    assert_eq!(field_names::<push::AdminTable>(), declared("admin"));
 }

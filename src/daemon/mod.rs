@@ -16,15 +16,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cache::{self, Cache};
-use crate::config::{self, Config};
-use crate::http::{self, Site};
+use crate::config::{self, Config, Sign};
+use crate::http::{self, PublicKeys, Site};
 use crate::metrics::Metrics;
-use crate::nix::PublicKey;
+use crate::nix::SecretKey;
+use crate::push::{self, Push, tokens::Tokens};
 use crate::store::{self, Disk, Store};
 use crate::systemd;
 use crate::upstream::Upstream;
 
-pub use key::{had_own_key, own_key_file, read_own_key};
+pub use key::{Imported, OwnKeys, had_own_key, import, own_key_file, read_own_key, rotate};
 
 /// How long the first questions wait behind the listening sockets for the store to open, so that a
 /// restart is not seen as a row of 404. Part of the 2.5 s that a narinfo has in all.
@@ -36,6 +37,10 @@ const KEY_WAIT: Duration = Duration::from_secs(3);
 
 /// What the cache may take to end its fills, once no client is left to wait for them.
 const CACHE_CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// What the push side may take to leave what it is sending: an upload to a bucket is cut and begun
+/// again at the next start, so nothing is gained by a long wait.
+const PUSH_CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 /// What the store may take to make durable what waits: at most 64 MiB, at 4 MiB/s of a tired card.
 const STORE_CLOSE_WAIT: Duration = Duration::from_secs(20);
@@ -76,28 +81,31 @@ pub async fn run(
         info!(addr = %address, "listening");
     }
     on_listening(addresses);
-    let public_key = own_public_key(&config, &store).await?;
+    let keys = own_keys(&config, &store).await?;
     let cache_config = cache::Config {
-        compression_level: config
-            .store
-            .compression_level
-            .unwrap_or(config::DEFAULT_COMPRESSION_LEVEL),
+        compression_level: compression_level(&config),
         codec_memory_bytes: CODEC_MEMORY_BYTES,
         store_dir: config.store_dir.clone(),
-        own_keys: public_key.iter().cloned().collect(),
+        own_keys: keys.public(),
+        signer: signer_of_fetched(&config, &keys),
     };
-    let cache = Cache::new(cache_config, store.clone(), upstreams, metrics.clone());
+    let cache = Cache::new(cache_config, store.clone(), upstreams.clone(), metrics.clone());
+    let push = open_push(&config, &keys, (&store, &cache), upstreams, &metrics);
+    let public_keys = PublicKeys::new(keys.public());
     let site = Site {
         cache: cache.clone(),
+        push: push.clone(),
+        tokens: Arc::new(Tokens::new(config.push.tokens_file)),
+        push_plain: config.push.plain,
         metrics,
         name: config.name,
-        public_key,
+        public_keys,
         store_dir: config.store_dir,
         names: config.names,
         allow: config.allow,
         started,
     };
-    let ended = serve(listeners, Arc::new(site), stop).await;
+    let ended = serve(listeners, Arc::new(site), push, stop).await;
     within(CACHE_CLOSE_WAIT, "fills", cache.close()).await;
     within(STORE_CLOSE_WAIT, "store", store.close()).await;
     info!("stopped");
@@ -133,6 +141,38 @@ fn tell_config(config: &Config) {
         upstreams = config.upstreams.len(),
         "starting"
     );
+}
+
+fn compression_level(config: &Config) -> i32 {
+    config.store.compression_level.unwrap_or(config::DEFAULT_COMPRESSION_LEVEL)
+}
+
+/// Who signs what was merely fetched: nobody, unless that is configured.
+fn signer_of_fetched(config: &Config, keys: &OwnKeys) -> Option<SecretKey> {
+    match config.push.sign {
+        Sign::Pushed => None,
+        Sign::Verified => keys.secret.clone(),
+    }
+}
+
+/// The write side: upstreams are where it carries to, or who is asked whether it is theirs already.
+fn open_push(
+    config: &Config,
+    keys: &OwnKeys,
+    (store, cache): (&Store, &Cache),
+    upstreams: Vec<Upstream>,
+    metrics: &Metrics,
+) -> Push {
+    let targets_and_others = upstreams.into_iter().partition(Upstream::is_target);
+    let push_config = push::Config {
+        store_dir: config.store_dir.clone(),
+        compression_level: compression_level(config),
+        nar_size_max: config.push.nar_size_max.0,
+        everything: config.push.everything,
+        limit: config.push.limit.map(|limit| limit.0),
+    };
+    let (key, store, cache) = (keys.secret.clone(), store.clone(), cache.clone());
+    Push::new(push_config, key, store, cache, targets_and_others, metrics.clone())
 }
 
 /// In the order of the configuration: it is the order in which they are asked.
@@ -200,37 +240,38 @@ async fn listen(
     Ok((listeners, addresses))
 }
 
-/// The key of this cache: as it is, or made at the first start, once the store is open. `None` when
-/// there was one that is gone, or while the store is degraded.
-async fn own_public_key(config: &Config, store: &Store) -> anyhow::Result<Option<PublicKey>> {
-    let own = read_own_key(&config.state_dir)?;
-    let wait = if own.is_some() { STORE_OPEN_WAIT } else { KEY_WAIT };
+/// The keys of this cache: as they are, or made at the first start, once the store is open. Without
+/// one that signs when there was one that is gone, or while the store is degraded.
+async fn own_keys(config: &Config, store: &Store) -> anyhow::Result<OwnKeys> {
+    let keys = OwnKeys::read(&config.state_dir)?;
+    let wait = if keys.secret.is_some() { STORE_OPEN_WAIT } else { KEY_WAIT };
     let opened = tokio::time::timeout(wait, store.first_opened()).await;
-    if let Some(own) = own {
+    if keys.secret.is_some() {
         key::remember_key(&config.state_dir)?;
-        return Ok(Some(own.public()));
+        return Ok(keys);
     }
     if key::had_own_key(&config.state_dir) {
         warn!(
             state_dir = %config.state_dir.display(),
             "the key of this cache is gone, restore it from its backup: no new one is made"
         );
-        return Ok(None);
+        return Ok(keys);
     }
     if opened != Ok(store::State::Open) {
         warn!("no key is made while the store is not open, the next start will try again");
-        return Ok(None);
+        return Ok(keys);
     }
     let made = key::make_own_key(&config.state_dir, &config.name)?;
     info!(key = made.public().name(), "made the key of this cache");
-    Ok(Some(made.public()))
+    Ok(OwnKeys { secret: Some(made), ..keys })
 }
 
-/// Serves, watches, and returns when `stop` was cancelled and all is drained, or when a task ended
-/// that should not.
+/// Serves, pushes, watches, and returns when `stop` was cancelled and all is drained, or when a
+/// task ended that should not. Uploads may go on while clients are drained: the push side ends last.
 async fn serve(
     listeners: Vec<TcpListener>,
     site: Arc<Site>,
+    push: Push,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -241,6 +282,12 @@ async fn serve(
         let stop = stop.clone();
         tasks.spawn(watchdog_task(interval, stop));
     }
+    let (mut pushing, stop_pushing) = (JoinSet::new(), CancellationToken::new());
+    let until = stop_pushing.clone();
+    pushing.spawn(async move {
+        push.run(until).await;
+        anyhow::Ok(())
+    });
     systemd::ready();
     info!("ready");
     let told = tokio::select! {
@@ -248,6 +295,7 @@ async fn serve(
         biased;
         () = stop.cancelled() => Ok(()),
         ended = tasks.join_next() => early_end(ended),
+        ended = pushing.join_next() => early_end(ended),
     };
     if let Err(error) = &told {
         error!(error = %format_args!("{error:#}"), "a task failed, the daemon ends");
@@ -255,10 +303,23 @@ async fn serve(
     info!("stopping");
     systemd::stopping();
     stop.cancel();
-    let mut outcome = told;
+    let drained = join_all(&mut tasks).await;
+    stop_pushing.cancel();
+    within(PUSH_CLOSE_WAIT, "pushes", async {
+        if let Err(error) = join_all(&mut pushing).await {
+            error!(error = %format_args!("{error:#}"), "the push side failed at the end");
+        }
+    })
+    .await;
+    // What did not end in time is cut: its rows are in the store, and it goes on at the next start.
+    pushing.shutdown().await;
+    told.and(drained)
+}
+
+async fn join_all(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Result<()> {
+    let mut outcome = Ok(());
     while let Some(ended) = tasks.join_next().await {
-        let ended = ended.context("a task panicked").and_then(|result| result);
-        outcome = outcome.and(ended);
+        outcome = outcome.and(ended.context("a task panicked").and_then(|result| result));
     }
     outcome
 }

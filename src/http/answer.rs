@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response};
@@ -15,12 +16,17 @@ use super::figures::Figures;
 use super::front::Front;
 use super::host_rule;
 use super::machine::Machines;
-use super::reply::{Media, Reply};
-use super::route::{Route, route};
+use super::reply::{Media, Refusal, Reply};
+use super::route::{Object, Route, route};
+use super::server::Ends;
 use super::status::Status;
-use super::{Site, nar, narinfo, page};
+use super::upload::{self, Upload};
+use super::{Site, auth, nar, narinfo, page};
 use crate::cache::{HealthState, StoreState};
 use crate::metrics::{Ended, Kind, UpstreamLabel};
+
+/// What is not to be had here.
+const ABSENT: (Reply, Ended) = (Reply::Absent, Ended::Absent);
 
 /// Everything that answers need; one for all connections.
 pub(super) struct Desk {
@@ -36,7 +42,7 @@ impl Desk {
     pub(super) fn new(site: Arc<Site>) -> Self {
         let (store_dir, names) = (site.store_dir.clone(), site.names.clone());
         Self {
-            front: Front::new(store_dir, site.public_key.as_ref(), names),
+            front: Front::new(store_dir, site.public_keys.clone(), names),
             figures: Figures::new(&site.metrics),
             page_policy: page::policy(),
             machines: Machines::default(),
@@ -44,20 +50,24 @@ impl Desk {
         }
     }
 
-    /// Answers a request that came to our address `local`.
+    /// Answers a request that came over a connection with these ends.
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
-        local: SocketAddr,
+        ends: Ends,
     ) -> Result<Response<Body>, Infallible> {
         let began = Instant::now();
         let (head, body) = request.into_parts();
         let request = Request::from_parts(head, ());
         let route = route(request.method(), request.uri().path());
         let kind = kind_of(&route);
-        let (reply, ended) = match self.front.answer(&route, &request, body).await {
+        let (reply, ended) = match self.front.answer(&route, &request) {
             Some(answer) => answer,
-            None => self.ask(route, &request, local).await,
+            None => match route {
+                Route::Put(object) => self.put(Some(object), &request, body, ends).await,
+                Route::Write => self.put(None, &request, body, ends).await,
+                route => self.ask(route, &request, ends.local).await,
+            },
         };
         let took = began.elapsed();
         self.figures.note(kind, ended, took);
@@ -72,29 +82,70 @@ impl Desk {
         request: &Request<()>,
         local: SocketAddr,
     ) -> (Reply, Ended) {
-        let cache = &self.site.cache;
         match route {
-            Route::Narinfo(key) => narinfo::answer(cache, key).await,
-            Route::Nar(name) => {
-                let (method, version) = (request.method(), request.version());
-                let request = nar::Request { method, version, headers: request.headers() };
-                nar::answer(cache, name, request).await
-            }
-            Route::Listing(key) => narinfo::listing(cache, key).await,
-            Route::Document(family, path) => narinfo::document(cache, family, &path).await,
+            Route::Object(object) => self.object(object, request).await,
+            Route::Pushed(object) => self.pushed(object, request).await,
             Route::Healthz => (self.healthz(), Ended::Hit),
             Route::Page => (self.page(request, local).await, Ended::Hit),
             Route::Status => {
                 (Reply::Shown(Media::Json, self.status().await.json().into()), Ended::Hit)
             }
             Route::Metrics => (self.metrics(), Ended::Hit),
-            // Answered in front.
-            Route::CacheInfo
-            | Route::PublicKey
-            | Route::NarFile
-            | Route::Write
-            | Route::Unknown => (Reply::Absent, Ended::Absent),
+            // Answered in front, or a PUT.
+            Route::PublicKey | Route::Put(_) | Route::Write | Route::Unknown => ABSENT,
         }
+    }
+
+    async fn object(&self, object: Object<'_>, request: &Request<()>) -> (Reply, Ended) {
+        let cache = &self.site.cache;
+        match object {
+            Object::Narinfo(key) => narinfo::answer(cache, key).await,
+            Object::Nar(name) => nar::answer(cache, name, nar_request(request)).await,
+            Object::Upload(name) => nar::alias(cache, name, nar_request(request), true).await,
+            Object::Listing(key) => narinfo::listing(cache, key).await,
+            Object::Document(family, path) => narinfo::document(cache, family, &path).await,
+            // Answered in front.
+            Object::CacheInfo | Object::OtherNar => ABSENT,
+        }
+    }
+
+    /// What `/push` has: only what is whole here, and nothing is fetched for it.
+    async fn pushed(&self, object: Object<'_>, request: &Request<()>) -> (Reply, Ended) {
+        let Site { cache, push, .. } = &*self.site;
+        let shown = |body: Option<Bytes>, media| match body {
+            Some(body) => (Reply::Found(media, body), Ended::Hit),
+            None => ABSENT,
+        };
+        match object {
+            Object::Narinfo(key) => shown(push.view_narinfo(key).await, Media::Narinfo),
+            Object::Nar(name) => nar::held_only(cache, name, nar_request(request)).await,
+            Object::Upload(name) => nar::alias(cache, name, nar_request(request), false).await,
+            Object::Listing(key) => shown(push.view_listing(key).await, Media::Json),
+            Object::Document(family, path) => {
+                let body = push.view_document(&path).await;
+                shown(body, narinfo::media(family, &path))
+            }
+            // Answered in front.
+            Object::CacheInfo | Object::OtherNar => ABSENT,
+        }
+    }
+
+    async fn put(
+        &self,
+        object: Option<Object<'_>>,
+        request: &Request<()>,
+        body: Incoming,
+        ends: Ends,
+    ) -> (Reply, Ended) {
+        let upload = Upload::new(request, body);
+        if !self.front.is_ours(request) {
+            return upload.refused(Refusal::Host).await;
+        }
+        let guard = auth::Guard { tokens: &self.site.tokens, plain: self.site.push_plain };
+        if let Err(why) = auth::check(guard, request.headers(), ends.peer.ip()).await {
+            return upload.refused(why).await;
+        }
+        upload::answer(&self.site.push, object, upload).await
     }
 
     async fn page(&self, request: &Request<()>, local: SocketAddr) -> Reply {
@@ -131,13 +182,23 @@ impl Desk {
     }
 }
 
+fn nar_request(request: &Request<()>) -> nar::Request<'_> {
+    let (method, version) = (request.method(), request.version());
+    nar::Request { method, version, headers: request.headers() }
+}
+
 const fn kind_of(route: &Route<'_>) -> Kind {
     match route {
-        Route::Narinfo(_) => Kind::Narinfo,
-        Route::Nar(_) | Route::NarFile => Kind::Nar,
-        Route::Listing(_) => Kind::Listing,
-        Route::Document(..) => Kind::Document,
-        Route::CacheInfo
+        Route::Object(object) => match object {
+            Object::Narinfo(_) => Kind::Narinfo,
+            Object::Nar(_) | Object::Upload(_) | Object::OtherNar => Kind::Nar,
+            Object::Listing(_) => Kind::Listing,
+            Object::Document(..) => Kind::Document,
+            Object::CacheInfo => Kind::Other,
+        },
+        // What writers ask is no hit and no miss of those who read.
+        Route::Pushed(_)
+        | Route::Put(_)
         | Route::Page
         | Route::Status
         | Route::Metrics

@@ -7,7 +7,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
 use crate::metrics::Metrics;
-use crate::nix::{PublicKey, StoreDir};
+use crate::nix::StoreDir;
+use crate::push::{Push, tokens::Tokens};
 
 mod server;
 mod lan;
@@ -16,6 +17,9 @@ mod answer;
 mod route;
 mod front;
 mod host_rule;
+mod auth;
+mod upload;
+mod public_keys;
 mod narinfo;
 mod nar;
 mod range;
@@ -30,6 +34,7 @@ mod body;
 mod tests;
 
 pub use lan::{Prefix, PrefixError};
+pub use public_keys::PublicKeys;
 
 use answer::Desk;
 use lan::Lan;
@@ -39,12 +44,18 @@ use server::{Limits, Server};
 pub struct Site {
     /// The cache that answers.
     pub cache: Cache,
+    /// The write side.
+    pub push: Push,
+    /// Who may write.
+    pub tokens: Arc<Tokens>,
+    /// Whether a token is taken over plain HTTP from other machines than this one.
+    pub push_plain: bool,
     /// Every figure.
     pub metrics: Metrics,
     /// The cache's name (`snowberry`).
     pub name: String,
-    /// The public half of this cache's own key, when there is one.
-    pub public_key: Option<PublicKey>,
+    /// The public halves of this cache's own keys.
+    pub public_keys: PublicKeys,
     /// Nix's store directory.
     pub store_dir: StoreDir,
     /// Host names besides addresses, `localhost` and `*.local` under which the page may be asked.
@@ -65,9 +76,9 @@ pub async fn serve(
     let lan = Lan::new(&site.allow)
         .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
     let desk = Arc::new(Desk::new(site));
-    let answer = move |request, local| {
+    let answer = move |request, ends| {
         let desk = Arc::clone(&desk);
-        async move { desk.answer(request, local).await }
+        async move { desk.answer(request, ends).await }
     };
     Server::new(lan, Limits::default(), answer, stop).run(listeners).await
 }

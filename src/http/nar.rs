@@ -4,9 +4,9 @@ use hyper::{HeaderMap, Method, Version};
 
 use super::range::{Asked, Plan, Whole};
 use super::reply::{Held, Reply, etag};
-use crate::cache::{Cache, HeldNar, NarAnswer, NarWant};
+use crate::cache::{AliasAnswer, Cache, HeldNar, NarAnswer, NarWant};
 use crate::metrics::Ended;
-use crate::nix::NarName;
+use crate::nix::{NarName, UploadName};
 
 /// What of a request matters for a NAR.
 pub(super) struct Request<'a> {
@@ -49,8 +49,47 @@ pub(super) async fn answer(cache: &Cache, name: NarName, request: Request<'_>) -
             (reply, Ended::Hit) => (reply, Ended::Miss),
             other => other,
         },
-        NarAnswer::Filling(nar) => (Reply::Coming(nar), Ended::Miss),
+        NarAnswer::Filling(nar) => (Reply::Coming(nar, None), Ended::Miss),
         NarAnswer::Absent => (Reply::Absent, Ended::Absent),
+    }
+}
+
+/// Answers a question for a NAR below `/push`: nothing is fetched for it.
+pub(super) async fn held_only(
+    cache: &Cache,
+    name: NarName,
+    request: Request<'_>,
+) -> (Reply, Ended) {
+    let asked = request.asked();
+    match cache.nar(name, NarWant::Part).await {
+        NarAnswer::Held(nar) | NarAnswer::Filled(nar) => held(nar, &asked),
+        NarAnswer::Filling(_) | NarAnswer::Absent => (Reply::Absent, Ended::Absent),
+    }
+}
+
+/// Answers a question for a NAR by the name that its uploader gave it; below `/push` nothing is
+/// fetched for it.
+pub(super) async fn alias(
+    cache: &Cache,
+    name: UploadName,
+    request: Request<'_>,
+    may_fetch: bool,
+) -> (Reply, Ended) {
+    let asked = request.asked();
+    under_alias(cache.alias(name, request.want(&asked), may_fetch).await, &asked)
+}
+
+fn under_alias(answer: AliasAnswer, asked: &Asked<'_>) -> (Reply, Ended) {
+    match answer {
+        AliasAnswer::Stored(NarAnswer::Held(nar)) => held(nar, asked),
+        AliasAnswer::Stored(NarAnswer::Filled(nar)) => match held(nar, asked) {
+            (reply, Ended::Hit) => (reply, Ended::Miss),
+            other => other,
+        },
+        AliasAnswer::Stored(NarAnswer::Filling(nar)) => (Reply::Coming(nar, None), Ended::Miss),
+        AliasAnswer::Stored(NarAnswer::Absent) => (Reply::Absent, Ended::Absent),
+        AliasAnswer::Packed(nar, len) => (Reply::Coming(nar, len), Ended::Hit),
+        AliasAnswer::Whole(len) => (Reply::Packable(len), Ended::Hit),
     }
 }
 

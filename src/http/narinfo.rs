@@ -23,7 +23,12 @@ pub(super) async fn listing(cache: &Cache, key: StorePathHash) -> (Reply, Ended)
 
 /// Answers a question for a small document.
 pub(super) async fn document(cache: &Cache, family: Family, path: &str) -> (Reply, Ended) {
-    let media = match family {
+    found(cache.document(path).await, media(family, path))
+}
+
+/// The media type of a small document.
+pub(super) fn media(family: Family, path: &str) -> Media {
+    match family {
         Family::Log => Media::Text,
         Family::Realisation => Media::Json,
         // dwarffs takes a JSON redirect as well as an ELF file.
@@ -31,8 +36,7 @@ pub(super) async fn document(cache: &Cache, family: Family, path: &str) -> (Repl
             Some((_, "debug")) => Media::Json,
             Some(_) | None => Media::Octets,
         },
-    };
-    found(cache.document(path).await, media)
+    }
 }
 
 fn found(outcome: Outcome<Bytes>, media: Media) -> (Reply, Ended) {

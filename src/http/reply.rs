@@ -12,6 +12,7 @@ use hyper::{Response, StatusCode};
 use super::body::{Body, Content, Rows};
 use crate::cache::{HeldNar, NarStream};
 use crate::metrics::Counter;
+use crate::push;
 
 /// What is sent.
 pub(super) enum Reply {
@@ -29,8 +30,13 @@ pub(super) enum Reply {
     NotModified(HeaderValue),
     /// A range that begins behind this length.
     Unsatisfiable(u64),
-    /// A NAR that is on its way: no length, no ranges, no `ETag`.
-    Coming(NarStream),
+    /// A NAR that is on its way, or packed on its way out: no ranges, no `ETag`, and a length only
+    /// where it is known.
+    Coming(NarStream, Option<u64>),
+    /// The head of what would be packed on its way out, with its length where it is known.
+    Packable(Option<u64>),
+    /// What was put is taken.
+    Taken,
     /// Not to be had here now, or nothing of ours.
     Absent,
     /// Not for this asker. A request whose body is still on the connection ends it.
@@ -50,13 +56,34 @@ pub(super) struct Held {
     pub(super) etag: HeaderValue,
 }
 
-/// Why something is refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why something is refused. What a PUT is refused for is always for good: what Nix tries again it
+/// may send with an empty body.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Refusal {
     /// The Host is none of ours.
     Host,
     /// A PUT, and nobody may write.
     NoWriter,
+    /// A PUT without a token.
+    NoToken,
+    /// A PUT with something that is no token, or not any more.
+    WrongToken,
+    /// A PUT from another machine over plain HTTP.
+    Plain,
+    /// The tokens cannot be read.
+    Tokens,
+    /// A PUT to where nothing is taken.
+    Nowhere,
+    /// A PUT without `Content-Length`.
+    NoLength,
+    /// A PUT of a NAR with a `Content-Encoding`.
+    EncodedNar,
+    /// The body stopped coming.
+    Stalled,
+    /// The body ended before its time.
+    Cut,
+    /// The write side does not take it.
+    Upload(push::Refusal),
 }
 
 /// The media types of answers.
@@ -96,19 +123,102 @@ const NAR_MEDIA: HeaderValue = HeaderValue::from_static("application/x-nix-nar")
 const BYTES_UNIT: HeaderValue = HeaderValue::from_static("bytes");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
+/// Bytes of a sentence at most: Nix shows 1024 of what a refusal says.
+const SENTENCE_LEN_MAX: usize = 1000;
+
 impl Refusal {
-    const fn sentence(self) -> &'static str {
-        match self {
+    /// For people, with a final newline.
+    fn sentence(&self) -> String {
+        let fixed = match self {
+            Self::Upload(why) => return sentence(&format!("snowberry: {why}.")),
             Self::Host => {
                 "This address does not answer under that name. Use its IP address, localhost, a \
-                 name that ends in .local, or add the name to `names` in snowberry.toml.\n"
+                 name that ends in .local, or add the name to `names` in snowberry.toml."
             }
             Self::NoWriter => {
-                "Nobody may write to this cache yet: uploads need a token, and this version of \
-                 snowberry has no way to make one.\n"
+                "Nobody may write to this cache yet: run `snowberry token add NAME` on it and put \
+                 the token into the URL (http://any:TOKEN@host/push) or into netrc as the password."
             }
+            Self::NoToken => {
+                "Uploads need a token of this cache: put it into the URL \
+                 (http://any:TOKEN@host/push) or into netrc as the password. \
+                 `snowberry token add NAME` on the cache makes one."
+            }
+            Self::WrongToken => {
+                "This is no token of this cache, or it was removed: `snowberry token list` on the \
+                 cache shows those that count, `snowberry token add NAME` makes one."
+            }
+            Self::Plain => {
+                "Over plain http a token is taken from this machine itself only: upload over \
+                 https or through `snowberry forward`, or allow it with `push.plain = true` in \
+                 snowberry.toml, if everybody on this network may read it."
+            }
+            Self::Tokens => {
+                "The tokens of this cache cannot be read: its log says why, mend that first."
+            }
+            Self::Nowhere => {
+                "Nothing is taken here: Nix caches have nix-cache-info, narinfos, nar/<SHA-256 of \
+                 the file>.nar[.ending], .ls, log/, realisations/, build-trace-v2/ and debuginfo/, \
+                 below / or /push/."
+            }
+            Self::NoLength => "An upload must say its Content-Length.",
+            Self::EncodedNar => {
+                "A NAR is taken without Content-Encoding: choose its compression by \
+                 ?compression=zstd."
+            }
+            Self::Stalled => "The upload stopped coming, nothing was kept: upload again.",
+            Self::Cut => "The upload ended before its time, nothing was kept: upload again.",
+        };
+        sentence(fixed)
+    }
+
+    const fn status(&self) -> StatusCode {
+        match self {
+            Self::Host
+            | Self::NoWriter
+            | Self::NoToken
+            | Self::WrongToken
+            | Self::Plain
+            | Self::Tokens => StatusCode::FORBIDDEN,
+            Self::NoLength => StatusCode::LENGTH_REQUIRED,
+            Self::EncodedNar => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::Nowhere | Self::Stalled | Self::Cut => StatusCode::BAD_REQUEST,
+            Self::Upload(why) => of_upload(why),
         }
     }
+}
+
+const fn of_upload(why: &push::Refusal) -> StatusCode {
+    match why {
+        push::Refusal::Degraded(_)
+        | push::Refusal::Slow
+        | push::Refusal::Busy
+        | push::Refusal::NoNar(_)
+        | push::Refusal::StoreDir(_) => StatusCode::CONFLICT,
+        push::Refusal::Full { .. }
+        | push::Refusal::NoRoom
+        | push::Refusal::Unbound(_)
+        | push::Refusal::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        push::Refusal::Encoding(_) | push::Refusal::Ending => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        push::Refusal::Short { .. }
+        | push::Refusal::NotANar(_)
+        | push::Refusal::WrongFile
+        | push::Refusal::Narinfo(_)
+        | push::Refusal::OtherPath { .. }
+        | push::Refusal::Url(_)
+        | push::Refusal::Line { .. }
+        | push::Refusal::Signatures(_)
+        | push::Refusal::Document(_)
+        | push::Refusal::CacheInfo => StatusCode::BAD_REQUEST,
+    }
+}
+
+/// One line that a client can show whole.
+fn sentence(text: &str) -> String {
+    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line.truncate(line.floor_char_boundary(SENTENCE_LEN_MAX));
+    line.push('\n');
+    line
 }
 
 impl Reply {
@@ -123,12 +233,14 @@ impl Reply {
             | Self::Shown(..)
             | Self::Page(..)
             | Self::Held(_)
-            | Self::Coming(_) => StatusCode::OK,
+            | Self::Coming(..)
+            | Self::Packable(_)
+            | Self::Taken => StatusCode::OK,
             Self::Part(..) => StatusCode::PARTIAL_CONTENT,
             Self::NotModified(_) => StatusCode::NOT_MODIFIED,
             Self::Unsatisfiable(_) => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Absent => StatusCode::NOT_FOUND,
-            Self::Refused { why: Refusal::Host | Refusal::NoWriter, .. } => StatusCode::FORBIDDEN,
+            Self::Refused { why, .. } => why.status(),
         }
     }
 
@@ -178,18 +290,24 @@ impl Reply {
                     Bytes::from_static(b"The range begins behind the end.\n"),
                 )
             }
-            Self::Coming(nar) => {
+            Self::Coming(nar, len) => {
                 headers.insert(CONTENT_TYPE, NAR_MEDIA);
+                headers.extend(len.map(|len| (CONTENT_LENGTH, HeaderValue::from(len))));
                 Content::coming(nar)
             }
+            Self::Packable(len) => {
+                headers.insert(CONTENT_TYPE, NAR_MEDIA);
+                headers.extend(len.map(|len| (CONTENT_LENGTH, HeaderValue::from(len))));
+                Content::Bytes(Bytes::new())
+            }
+            Self::Taken => sized(headers, Media::Text, Bytes::new()),
             Self::Absent => sized(headers, Media::Text, Bytes::from_static(b"Not here.\n")),
             Self::Refused { why, drained } => {
                 guard(headers);
                 if !drained {
                     headers.insert(CONNECTION, HeaderValue::from_static("close"));
                 }
-                let sentence = Bytes::from_static(why.sentence().as_bytes());
-                sized(headers, Media::Text, sentence)
+                sized(headers, Media::Text, why.sentence().into())
             }
         }
     }
@@ -287,8 +405,20 @@ mod tests {
 
     #[test]
     fn sentences_fit_what_nix_shows() {
-        for refusal in [Refusal::Host, Refusal::NoWriter] {
-            assert!(refusal.sentence().len() < 1024);
+        let long = push::Refusal::NotANar("\u{e4}\r\n".repeat(1000));
+        for refusal in [
+            Refusal::Host,
+            Refusal::NoWriter,
+            Refusal::NoToken,
+            Refusal::WrongToken,
+            Refusal::Plain,
+            Refusal::Nowhere,
+            Refusal::Upload(push::Refusal::Ending),
+            Refusal::Upload(long),
+        ] {
+            let sentence = refusal.sentence();
+            assert!(sentence.len() < 1024);
+            assert_eq!(sentence.find(char::is_control), Some(sentence.len() - 1));
         }
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use hyper::Method;
 use percent_encoding::percent_decode_str;
 
-use crate::nix::{NarName, StorePathHash};
+use crate::nix::{NarName, StorePathHash, UploadName};
 
 /// Longest path that names anything, decoded: `build-trace-v2/` with a derivation's and an
 /// output's name (211 bytes each) stays below; what is longer is nothing of ours.
@@ -14,18 +14,12 @@ const PATH_LEN_MAX: usize = 512;
 /// What was asked for. HEAD is routed as the GET it stands for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Route<'a> {
-    /// `/nix-cache-info`
-    CacheInfo,
-    /// `/<hash>.narinfo`
-    Narinfo(StorePathHash),
-    /// `/<hash>.ls`
-    Listing(StorePathHash),
-    /// `/nar/<canonical name>`
-    Nar(NarName),
-    /// `/nar/...` by another name: an uploader's.
-    NarFile,
-    /// A small document, by its decoded path without leading slash.
-    Document(Family, Cow<'a, str>),
+    /// GET of what caches have.
+    Object(Object<'a>),
+    /// The same below `/push/`: the cache without its upstreams.
+    Pushed(Object<'a>),
+    /// PUT of what caches have, below `/` or `/push/`.
+    Put(Object<'a>),
     /// `/`
     Page,
     /// `/api/status`
@@ -36,10 +30,29 @@ pub(super) enum Route<'a> {
     Healthz,
     /// `/public-key`
     PublicKey,
-    /// A PUT, wherever to.
+    /// A PUT to anywhere else.
     Write,
     /// Nothing of ours.
     Unknown,
+}
+
+/// What caches have.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Object<'a> {
+    /// `nix-cache-info`
+    CacheInfo,
+    /// `<hash>.narinfo`
+    Narinfo(StorePathHash),
+    /// `<hash>.ls`
+    Listing(StorePathHash),
+    /// `nar/<canonical name>`
+    Nar(NarName),
+    /// `nar/<file hash>.nar[.ext]`: an uploader's name.
+    Upload(UploadName),
+    /// `nar/...` by any other name.
+    OtherNar,
+    /// A small document, by its decoded path without leading slash.
+    Document(Family, Cow<'a, str>),
 }
 
 /// The families of small documents.
@@ -55,53 +68,63 @@ pub(super) enum Family {
 
 /// The route of a method and a path as it came, without query.
 pub(super) fn route<'a>(method: &Method, path: &'a str) -> Route<'a> {
-    if *method == Method::PUT {
-        return Route::Write;
-    }
-    if *method != Method::GET && *method != Method::HEAD {
+    let is_put = *method == Method::PUT;
+    if !is_put && *method != Method::GET && *method != Method::HEAD {
         // Not 405: to a Nix client that is an error, and 404 is "not here".
         return Route::Unknown;
     }
-    let Ok(path) = percent_decode_str(path).decode_utf8() else { return Route::Unknown };
-    if path.len() > PATH_LEN_MAX {
-        return Route::Unknown;
-    }
-    match path {
-        Cow::Borrowed(path) => read(path).unwrap_or(Route::Unknown),
-        Cow::Owned(path) => read(&path).map_or(Route::Unknown, detach),
+    let found = match percent_decode_str(path).decode_utf8() {
+        Ok(path) if path.len() > PATH_LEN_MAX => None,
+        Ok(Cow::Borrowed(path)) => read(path),
+        Ok(Cow::Owned(path)) => read(&path).map(detach),
+        Err(_) => None,
+    };
+    match (is_put, found) {
+        (true, Some(Route::Object(object) | Route::Pushed(object))) => Route::Put(object),
+        (true, _) => Route::Write,
+        (false, found) => found.unwrap_or(Route::Unknown),
     }
 }
 
-/// The route of a decoded path.
+/// The route of a decoded path, as GET.
 fn read(path: &str) -> Option<Route<'_>> {
     let path = path.strip_prefix('/')?;
-    if let Some((folder, rest)) = path.split_once('/') {
-        return read_folder(folder, rest, path);
-    }
     match path {
         "" => Some(Route::Page),
-        "nix-cache-info" => Some(Route::CacheInfo),
+        "api/status" => Some(Route::Status),
         "metrics" => Some(Route::Metrics),
         "healthz" => Some(Route::Healthz),
         "public-key" => Some(Route::PublicKey),
-        _ => {
-            let (stem, extension) = path.split_once('.')?;
-            let key = || StorePathHash::parse(stem).ok();
-            match extension {
-                "narinfo" => key().map(Route::Narinfo),
-                "ls" => key().map(Route::Listing),
-                _ => None,
-            }
-        }
+        _ => match path.strip_prefix("push/") {
+            Some(path) => read_object(path).map(Route::Pushed),
+            None => read_object(path).map(Route::Object),
+        },
     }
 }
 
-fn read_folder<'a>(folder: &str, rest: &'a str, path: &'a str) -> Option<Route<'a>> {
-    let document = |family| Some(Route::Document(family, Cow::Borrowed(path)));
+fn read_object(path: &str) -> Option<Object<'_>> {
+    if let Some((folder, rest)) = path.split_once('/') {
+        return read_folder(folder, rest, path);
+    }
+    if path == "nix-cache-info" {
+        return Some(Object::CacheInfo);
+    }
+    let (stem, extension) = path.split_once('.')?;
+    let key = || StorePathHash::parse(stem).ok();
+    match extension {
+        "narinfo" => key().map(Object::Narinfo),
+        "ls" => key().map(Object::Listing),
+        _ => None,
+    }
+}
+
+fn read_folder<'a>(folder: &str, rest: &'a str, path: &'a str) -> Option<Object<'a>> {
+    let document = |family| Some(Object::Document(family, Cow::Borrowed(path)));
     match folder {
-        "nar" => match NarName::parse(rest) {
-            Some(name) => Some(Route::Nar(name)),
-            None => is_name(rest).then_some(Route::NarFile),
+        "nar" => match (NarName::parse(rest), UploadName::parse(rest)) {
+            (Some(name), _) => Some(Object::Nar(name)),
+            (None, Some(name)) => Some(Object::Upload(name)),
+            (None, None) => is_name(rest).then_some(Object::OtherNar),
         },
         "log" if is_name(rest) => document(Family::Log),
         "realisations" if is_name(rest) => document(Family::Realisation),
@@ -110,7 +133,6 @@ fn read_folder<'a>(folder: &str, rest: &'a str, path: &'a str) -> Option<Route<'
             (is_name(derivation) && is_name(output)).then(|| document(Family::Realisation))?
         }
         "debuginfo" if is_name(rest) => document(Family::DebugInfo),
-        "api" if rest == "status" => Some(Route::Status),
         _ => None,
     }
 }
@@ -124,13 +146,19 @@ fn is_name(segment: &str) -> bool {
 
 /// The same route, holding its own text.
 fn detach<'a>(route: Route<'_>) -> Route<'a> {
+    let own = |object: Object<'_>| match object {
+        Object::Document(family, path) => Object::Document(family, Cow::Owned(path.into_owned())),
+        Object::CacheInfo => Object::CacheInfo,
+        Object::Narinfo(key) => Object::Narinfo(key),
+        Object::Listing(key) => Object::Listing(key),
+        Object::Nar(name) => Object::Nar(name),
+        Object::Upload(name) => Object::Upload(name),
+        Object::OtherNar => Object::OtherNar,
+    };
     match route {
-        Route::Document(family, path) => Route::Document(family, Cow::Owned(path.into_owned())),
-        Route::CacheInfo => Route::CacheInfo,
-        Route::Narinfo(key) => Route::Narinfo(key),
-        Route::Listing(key) => Route::Listing(key),
-        Route::Nar(name) => Route::Nar(name),
-        Route::NarFile => Route::NarFile,
+        Route::Object(object) => Route::Object(own(object)),
+        Route::Pushed(object) => Route::Pushed(own(object)),
+        Route::Put(object) => Route::Put(own(object)),
         Route::Page => Route::Page,
         Route::Status => Route::Status,
         Route::Metrics => Route::Metrics,
@@ -153,7 +181,7 @@ mod tests {
     }
 
     fn document(family: Family, path: &str) -> Route<'_> {
-        Route::Document(family, Cow::Borrowed(path))
+        Route::Object(Object::Document(family, Cow::Borrowed(path)))
     }
 
     #[track_caller]
@@ -165,14 +193,21 @@ mod tests {
     #[test]
     fn every_path_of_the_contract_has_its_route() {
         check("/", &Route::Page);
-        check("/nix-cache-info", &Route::CacheInfo);
-        check(&format!("/{KEY}.narinfo"), &Route::Narinfo(key()));
-        check(&format!("/{KEY}.ls"), &Route::Listing(key()));
+        check("/nix-cache-info", &Route::Object(Object::CacheInfo));
+        check(&format!("/{KEY}.narinfo"), &Route::Object(Object::Narinfo(key())));
+        check(&format!("/{KEY}.ls"), &Route::Object(Object::Listing(key())));
         let name = format!("{NAR_HASH}{KEY}.nar.zst");
         let nar = NarName::parse(&name).expect("a canonical name");
-        check(&format!("/nar/{name}"), &Route::Nar(nar));
-        check(&format!("/nar/{NAR_HASH}.nar.xz"), &Route::NarFile);
-        check(&format!("/nar/{NAR_HASH}.nar"), &Route::NarFile);
+        check(&format!("/nar/{name}"), &Route::Object(Object::Nar(nar)));
+        for ending in [".xz", "", ".zst"] {
+            let name = format!("{NAR_HASH}.nar{ending}");
+            let upload = UploadName::parse(&name).expect("an uploader's name");
+            check(&format!("/nar/{name}"), &Route::Object(Object::Upload(upload)));
+            check(&format!("/push/nar/{name}"), &Route::Pushed(Object::Upload(upload)));
+        }
+        check(&format!("/nar/{NAR_HASH}.nar.lz4"), &Route::Object(Object::OtherNar));
+        check("/push/nix-cache-info", &Route::Pushed(Object::CacheInfo));
+        check(&format!("/push/{KEY}.narinfo"), &Route::Pushed(Object::Narinfo(key())));
         check("/api/status", &Route::Status);
         check("/metrics", &Route::Metrics);
         check("/healthz", &Route::Healthz);
@@ -197,8 +232,8 @@ mod tests {
 
     #[test]
     fn percent_encoding_hides_no_route() {
-        check(&format!("/{KEY}%2Enarinfo"), &Route::Narinfo(key()));
-        check("/nix%2dcache%2Dinfo", &Route::CacheInfo);
+        check(&format!("/{KEY}%2Enarinfo"), &Route::Object(Object::Narinfo(key())));
+        check("/nix%2dcache%2Dinfo", &Route::Object(Object::CacheInfo));
     }
 
     #[test]
@@ -210,7 +245,11 @@ mod tests {
             "/nix-cache-info/",
             "/index.html",
             "/favicon.ico",
-            "/push/nix-cache-info",
+            "/push",
+            "/push/",
+            "/push/metrics",
+            "/push/push/nix-cache-info",
+            "/push/../nix-cache-info",
             "/nar",
             "/nar/",
             "/nar/../nix-cache-info",
@@ -243,12 +282,21 @@ mod tests {
     }
 
     #[test]
-    fn put_is_a_write_and_other_methods_find_nothing() {
-        for path in ["/", "/nix-cache-info", "/nar/x.nar.xz", "/push/x.narinfo", "/../x"] {
-            assert_eq!(route(&Method::PUT, path), Route::Write);
+    fn a_put_names_what_caches_have_and_other_methods_find_nothing() {
+        let put = |path: &str| assert_eq!(route(&Method::PUT, path), Route::Write, "{path}");
+        for path in ["/", "/metrics", "/push/metrics", "/../x", "/nar/../x.nar", "/nar/a%2fb.nar"] {
+            put(path);
             for method in [Method::POST, Method::DELETE, Method::OPTIONS, Method::CONNECT] {
                 assert_eq!(route(&method, path), Route::Unknown);
             }
         }
+        put(&format!("/push/{KEY}.narinfo/"));
+        let narinfo = Route::Put(Object::Narinfo(key()));
+        assert_eq!(route(&Method::PUT, &format!("/{KEY}.narinfo")), narinfo);
+        assert_eq!(route(&Method::PUT, &format!("/push/{KEY}.narinfo")), narinfo);
+        let realisation = "realisations/sha256:ab!out.doi";
+        let document = Object::Document(Family::Realisation, Cow::Borrowed(realisation));
+        let found = route(&Method::PUT, "/push/realisations/sha256%3Aab%21out.doi");
+        assert_eq!(found, Route::Put(document));
     }
 }

@@ -54,6 +54,15 @@ const ACCEPT_WAIT_MIN: Duration = Duration::from_millis(10);
 /// Longest wait: it doubles up to here, where one more try a second costs nothing.
 const ACCEPT_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// The two ends of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ends {
+    /// Who asks.
+    pub(super) peer: SocketAddr,
+    /// Our address that was asked.
+    pub(super) local: SocketAddr,
+}
+
 /// The bounds of connections; arguments for tests.
 #[derive(Debug, Clone, Copy)]
 #[allow(clippy::struct_field_names, reason = "the bound stands last in every name")]
@@ -86,7 +95,7 @@ pub(super) struct Server<A> {
 
 impl<A, F> Server<A>
 where
-    A: Fn(Request<Incoming>, SocketAddr) -> F + Send + Sync + 'static,
+    A: Fn(Request<Incoming>, Ends) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     pub(super) fn new(lan: Lan, limits: Limits, answer: A, stop: CancellationToken) -> Arc<Self> {
@@ -177,19 +186,19 @@ where
         // Without it the last piece of an answer can wait for the client's delayed ACK.
         let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
         match prepared {
-            Ok(local) => self.talk(stream, peer, local).await,
+            Ok(local) => self.talk(stream, Ends { peer, local }).await,
             Err(failed) => debug!(%peer, error = &failed as &dyn Error, "connection lost"),
         }
         drop(permit);
     }
 
     /// HTTP/1.1 over any stream, until the client leaves, breaks a bound, or we stop.
-    async fn talk<S>(self: Arc<Self>, stream: S, peer: SocketAddr, local: SocketAddr)
+    async fn talk<S>(self: Arc<Self>, stream: S, ends: Ends)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let stream = TokioIo::new(Stalling::new(stream, self.limits.stall_max));
-        let service = service_fn(|request| (self.answer)(request, local));
+        let service = service_fn(|request| (self.answer)(request, ends));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.idle_max)
@@ -206,7 +215,7 @@ where
             }
         };
         if let Err(ended) = ended {
-            debug!(%peer, error = &ended as &dyn Error, "connection ended");
+            debug!(peer = %ends.peer, error = &ended as &dyn Error, "connection ended");
         }
     }
 }

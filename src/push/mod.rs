@@ -19,6 +19,7 @@ use crate::upstream::Upstream;
 
 pub mod tokens;
 
+mod refusal;
 mod upload;
 mod accept;
 mod documents;
@@ -33,9 +34,10 @@ mod worker;
 mod sweep;
 mod status;
 
-pub use accept::Refusal;
+pub use documents::{DOCUMENT_LEN_MAX, Shape, Wrapping};
+pub use refusal::Refusal;
 pub use status::{TargetState, TargetStatus};
-pub use upload::NarUpload;
+pub use upload::{Begun, NarUpload};
 
 /// What the daemon tells the push side.
 #[derive(Debug, Clone)]
@@ -69,10 +71,12 @@ struct Inner {
     targets: Vec<Upstream>,
     /// Who is asked whether it is theirs already.
     others: Vec<Upstream>,
+    others_memory: others::Others,
     metrics: Metrics,
     /// Told whenever something was queued.
     queued: watch::Sender<u64>,
     uploads: upload::Uploads,
+    turns: accept::Turns,
     workers: worker::Workers,
 }
 
@@ -91,9 +95,11 @@ impl Push {
             store,
             cache,
             uploads: upload::Uploads::default(),
+            turns: accept::Turns::default(),
             workers: worker::Workers::new(&targets, config.limit),
             targets,
             others,
+            others_memory: others::Others::default(),
             metrics,
             queued: watch::Sender::new(0),
             config,

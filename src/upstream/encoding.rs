@@ -30,7 +30,7 @@ pub enum EncodingError {
 
 /// How a body is wrapped on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub(crate) enum Encoding {
     Gzip,
     Zstd,
     Brotli,
@@ -41,7 +41,7 @@ pub(super) enum Encoding {
 impl Encoding {
     /// `None` for a body that is as it stands. `identity` and `none` say nothing; `aws-chunked` is
     /// what some S3 servers keep of the way an object was once uploaded.
-    pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, EncodingError> {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Option<Self>, EncodingError> {
         let mut found = None;
         for value in headers.get_all(header::CONTENT_ENCODING) {
             let text = value.to_str().unwrap_or("?");
@@ -64,7 +64,7 @@ impl Encoding {
     }
 
     /// At most `len_max` bytes; `Ok(None)` when there are more.
-    pub(super) fn undo(self, body: &[u8], len_max: usize) -> Result<Option<Bytes>, EncodingError> {
+    pub(crate) fn undo(self, body: &[u8], len_max: usize) -> Result<Option<Bytes>, EncodingError> {
         self.read(body, len_max).map_err(|error| EncodingError::Decode(Arc::new(error)))
     }
 

@@ -42,6 +42,7 @@ pub use body::NarBody;
 pub use bucket::{BucketAdmin, Step, StepError, user_policy};
 pub use config::{Config, ConfigError};
 pub use credentials::CredentialsError;
+pub(crate) use encoding::Encoding;
 pub use encoding::EncodingError;
 pub use error::{Asked, Error};
 pub use health::{Health, HealthState};

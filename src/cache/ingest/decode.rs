@@ -8,12 +8,13 @@ use bzip2::bufread::MultiBzDecoder;
 use flate2::bufread::MultiGzDecoder;
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::{CONCATENATED, Stream};
+use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::encode::Outlet;
 use super::zstd_frames::ZstdReader;
 use super::{Codec, Error, Feed, PIECE_LEN};
-use crate::nix::Compression;
+use crate::nix::{Compression, FileHash};
 
 /// What liblzma takes beside the dictionary.
 const XZ_SLACK_BYTES: u64 = 2 << 20;
@@ -32,11 +33,32 @@ pub(super) struct FeedReader {
     ended: bool,
     again: Option<Codec>,
     gone: bool,
+    /// Sums the file as it came, where somebody wants to know.
+    sum: Option<Sha256>,
 }
 
 impl FeedReader {
     pub(super) fn new(fed: mpsc::Receiver<Feed>) -> Self {
-        Self { fed, current: Bytes::new(), ended: false, again: None, gone: false }
+        Self { fed, current: Bytes::new(), ended: false, again: None, gone: false, sum: None }
+    }
+
+    /// From here on, sums what comes.
+    pub(super) fn begin_sum(&mut self) {
+        self.sum = Some(Sha256::new());
+    }
+
+    /// The sum of the whole file, what follows its last stream included.
+    pub(super) fn finish_sum(&mut self) -> Result<Option<FileHash>, Error> {
+        if self.sum.is_none() {
+            return Ok(None);
+        }
+        loop {
+            let len = self.fill_buf().map_err(|_| Error::SourceGone)?.len();
+            if len == 0 {
+                return Ok(self.sum.take().map(|sum| FileHash::from_bytes(sum.finalize().into())));
+            }
+            self.consume(len);
+        }
     }
 
     /// At most `len` of the next bytes, without copying; empty at the end.
@@ -50,7 +72,12 @@ impl BufRead for FeedReader {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.current.is_empty() && !self.ended {
             match self.fed.blocking_recv() {
-                Some(Feed::Bytes(bytes)) => self.current = bytes,
+                Some(Feed::Bytes(bytes)) => {
+                    if let Some(sum) = &mut self.sum {
+                        sum.update(&bytes);
+                    }
+                    self.current = bytes;
+                }
                 Some(Feed::End) => self.ended = true,
                 Some(Feed::Again(codec)) => {
                     self.again = Some(codec);

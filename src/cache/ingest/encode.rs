@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::{Error, LISTING_LEN_MAX, NarLen};
-use crate::nix::nar::Lister;
+use crate::nix::nar::{Lister, NarError};
 use crate::nix::{FileHash, NarHash};
 
 /// NAR bytes after which the stream is flushed first, so that a follower's first byte comes early.
@@ -132,7 +132,7 @@ impl Encoder {
 /// What the NAR's bytes go through.
 pub(super) struct NarSide {
     sha: Sha256,
-    lister: Option<Lister>,
+    lister: Result<Lister, NarError>,
     seen: u64,
     nar_len: NarLen,
     encoder: Option<Encoder>,
@@ -143,12 +143,13 @@ pub(super) struct NarSeen {
     pub(super) nar_hash: NarHash,
     pub(super) nar_size: u64,
     pub(super) listing: Option<Bytes>,
+    pub(super) flaw: Option<NarError>,
     pub(super) outlet: Option<Outlet>,
 }
 
 impl NarSide {
     pub(super) fn new(nar_len: NarLen, encoder: Option<Encoder>) -> Self {
-        let lister = Some(Lister::new(LISTING_LEN_MAX));
+        let lister = Ok(Lister::new(LISTING_LEN_MAX));
         Self { sha: Sha256::new(), lister, seen: 0, nar_len, encoder }
     }
 
@@ -159,8 +160,10 @@ impl NarSide {
         }
         self.sha.update(bytes);
         // A NAR that cannot be listed can still be what was signed.
-        if self.lister.as_mut().is_some_and(|lister| lister.push(bytes).is_err()) {
-            self.lister = None;
+        if let Ok(lister) = &mut self.lister
+            && let Err(flaw) = lister.push(bytes)
+        {
+            self.lister = Err(flaw);
         }
         self.encoder.as_mut().map_or(Ok(()), |encoder| encoder.push(bytes))
     }
@@ -172,11 +175,15 @@ impl NarSide {
             }
             NarLen::Exactly(_) | NarLen::AtMost(_) => {}
         }
-        let listing = self.lister.and_then(|lister| lister.finish().ok().flatten());
+        let (listing, flaw) = match self.lister.and_then(Lister::finish) {
+            Ok(listing) => (listing, None),
+            Err(flaw) => (None, Some(flaw)),
+        };
         Ok(NarSeen {
             nar_hash: NarHash::from_bytes(self.sha.finalize().into()),
             nar_size: self.seen,
             listing: listing.map(Bytes::from),
+            flaw,
             outlet: self.encoder.map(Encoder::finish).transpose()?,
         })
     }

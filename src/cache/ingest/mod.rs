@@ -10,11 +10,13 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
+use crate::nix::nar::NarError;
 use crate::nix::{FileHash, NarHash};
 
 mod decode;
 mod encode;
 mod frames;
+mod pack;
 mod pipe;
 mod sniff;
 mod zstd_frames;
@@ -22,6 +24,7 @@ mod zstd_frames;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use pack::{Packing, pack};
 pub(crate) use sniff::{Codec, SNIFF_LEN, sniff};
 
 /// A decoded piece: big enough that the hand-over between threads costs nothing, small enough that
@@ -72,7 +75,6 @@ pub(crate) enum NarLen {
     /// So many bytes, else it is wrong. The frame's header will say it.
     Exactly(u64),
     /// At most so many: uploads come before their narinfo.
-    #[cfg_attr(not(test), expect(dead_code, reason = "uploads come with the push side"))]
     AtMost(u64),
 }
 
@@ -85,6 +87,8 @@ pub(crate) struct Plan {
     pub(crate) form: Form,
     /// How long the NAR is.
     pub(crate) nar_len: NarLen,
+    /// Whether the sum of the file itself is wanted, as it came.
+    pub(crate) sums_source: bool,
 }
 
 /// What is known of a file that went through.
@@ -96,8 +100,12 @@ pub(crate) struct Ingested {
     pub(crate) nar_size: u64,
     /// SHA-256 of the zstd stream, the tail included.
     pub(crate) file_hash: FileHash,
+    /// SHA-256 of the file as it came, where it was wanted.
+    pub(crate) source_hash: Option<FileHash>,
     /// The `.ls` document, when it was small enough to make.
     pub(crate) listing: Option<Bytes>,
+    /// Why no Nix would unpack it. What was signed is passed on all the same.
+    pub(crate) flaw: Option<NarError>,
     /// The last bytes of the zstd stream, never empty: to be handed on only after the hash was
     /// compared, so that no client can take a wrong NAR for a whole one.
     pub(crate) tail: Bytes,

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::decode::{self, FeedReader, Taker};
 use super::encode::{Encoder, NarSeen, NarSide, Outlet};
 use super::{Error, Feed, Form, Ingested, PIECE_LEN, Plan, STAGE_PIECES};
+use crate::nix::{Compression, FileHash};
 
 /// Runs to the end of the feed, on the calling thread and, with `threads` above 1, on a second one.
 pub(super) fn run(
@@ -19,6 +20,11 @@ pub(super) fn run(
     threads: usize,
 ) -> Result<Ingested, Error> {
     let mut feed = FeedReader::new(fed);
+    // A file that is kept, and a raw one, are summed on their way already.
+    let is_raw = plan.codec.compression == Compression::None;
+    if plan.sums_source && plan.form != Form::Kept && !is_raw {
+        feed.begin_sum();
+    }
     let outlet = Outlet::new(sink);
     let (mut copy, encoder) = match plan.form {
         Form::Kept => (Some(outlet), None),
@@ -39,11 +45,19 @@ pub(super) fn run(
     };
     let outlet = seen.outlet.or(copy).ok_or(Error::Thread)?;
     let (file_hash, tail) = outlet.finish();
+    let source_hash = match feed.finish_sum()? {
+        None if !plan.sums_source => None,
+        None if is_raw => Some(FileHash::from_bytes(*seen.nar_hash.as_bytes())),
+        None => Some(file_hash),
+        summed @ Some(_) => summed,
+    };
     Ok(Ingested {
+        source_hash,
         nar_hash: seen.nar_hash,
         nar_size: seen.nar_size,
         file_hash,
         listing: seen.listing,
+        flaw: seen.flaw,
         tail,
     })
 }

@@ -74,7 +74,7 @@ async fn ingest(case: Case<'_>) -> Result<(Ingested, Vec<u8>), Error> {
     let head = &case.file[..case.file.len().min(SNIFF_LEN)];
     let codec = sniff(case.label, head).expect("a known codec");
     let tasks = TaskTracker::new();
-    let plan = Plan { codec, form: case.form, nar_len: case.nar_len };
+    let plan = Plan { codec, form: case.form, nar_len: case.nar_len, sums_source: false };
     let Pipe { feed, mut out, done } = Ingest::new(tasks.clone()).start(plan);
     let pieces = case.file.chunks(case.piece_len).map(Bytes::copy_from_slice).collect::<Vec<_>>();
     tasks.spawn(async move {
@@ -217,7 +217,7 @@ async fn a_source_that_begins_again_gives_the_same_stream() {
     let tasks = TaskTracker::new();
     let codec = sniff(Compression::Xz, &xz[..SNIFF_LEN]).unwrap();
     let other = sniff(Compression::Xz, &gzip[..SNIFF_LEN]).unwrap();
-    let plan = Plan { codec, form: ANEW, nar_len: exactly(&nar) };
+    let plan = Plan { codec, form: ANEW, nar_len: exactly(&nar), sums_source: false };
     let Pipe { feed, mut out, done } = Ingest::new(tasks.clone()).start(plan);
     tasks.spawn(async move {
         for piece in xz[..xz.len() / 3].chunks(10_000) {
@@ -241,7 +241,7 @@ async fn a_source_that_begins_again_gives_the_same_stream() {
 async fn a_source_that_leaves_is_not_an_end() {
     let nar = nar(10_000);
     let codec = sniff(Compression::None, &nar).unwrap();
-    let plan = Plan { codec, form: ANEW, nar_len: exactly(&nar) };
+    let plan = Plan { codec, form: ANEW, nar_len: exactly(&nar), sums_source: false };
     let Pipe { feed, out, done } = Ingest::new(TaskTracker::new()).start(plan);
     feed.send(Feed::Bytes(nar.into())).await.unwrap();
     drop(feed);

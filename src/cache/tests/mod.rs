@@ -223,6 +223,7 @@ fn open(store: &Store, servers: &[Server], key: &SecretKey, metrics: Metrics) ->
         codec_memory_bytes: 48 << 20,
         store_dir: store_dir.clone(),
         own_keys: Vec::new(),
+        signer: None,
     };
     Cache::patient(config, store.clone(), upstreams, metrics, Patience { silence: SILENCE })
 }
