@@ -111,7 +111,7 @@ pub struct Metrics {
     pub pushed_bytes: Counter,
     /// Tries that came to nothing, each of them repeated.
     pub push_failed: Counter,
-    /// Paths that are held elsewhere with another NAR.
+    /// Paths that were dropped or not carried up, because they are known with another NAR.
     pub push_differs: Counter,
     registry: Arc<Registry>,
 }

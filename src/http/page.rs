@@ -31,6 +31,7 @@ struct Page<'a> {
     free: String,
     temperature: Option<String>,
     memory: Option<String>,
+    waits: String,
     uptime: String,
 }
 
@@ -73,9 +74,22 @@ pub(super) fn render(status: &Status, address: &str) -> String {
         free: bytes(status.host.disk_free_bytes),
         temperature: status.host.machine.temperature_c.map(|t| format!("{t:.0}")),
         memory: status.host.machine.memory_bytes.map(bytes),
+        waits: waits(status),
         uptime: span(status.uptime_s),
     };
     page.render().expect("writing to a String cannot fail")
+}
+
+/// What waits to be carried up, in words.
+fn waits(status: &Status) -> String {
+    let queue = &status.queue;
+    match queue.oldest_s.filter(|_| queue.waiting > 0) {
+        None => "nothing waits".to_owned(),
+        Some(oldest_s) => {
+            let (waiting, len) = (queue.waiting, bytes(queue.waiting_bytes));
+            format!("{waiting} objects of {len} wait, the oldest for {}", span(oldest_s))
+        }
+    }
 }
 
 /// What is not well, in sentences.
@@ -92,7 +106,16 @@ fn troubles(status: &Status) -> Vec<String> {
     let throttled = status.host.machine.throttled.filter(|throttled| *throttled).map(|_| {
         "The processor is being held back: look after the power supply and the cooling.".to_owned()
     });
-    store.chain(offline).chain(throttled).collect()
+    let stopped = status.queue.targets.iter().filter(|target| target.state == "stopped");
+    let stopped = stopped.map(|target| {
+        let why = target.last_error.as_deref().unwrap_or("no reason is known");
+        format!("{} does not take what the house builds, it waits here: {why}", target.url)
+    });
+    let lost: u64 = status.queue.targets.iter().map(|target| target.lost).sum();
+    let lost = (lost > 0).then(|| {
+        format!("{lost} objects that were to be carried up are damaged: build and push them again")
+    });
+    store.chain(offline).chain(stopped).chain(lost).chain(throttled).collect()
 }
 
 fn bytes(count: u64) -> String {

@@ -50,26 +50,33 @@ pub(super) struct Traffic {
     pub(super) since: String,
 }
 
-/// What waits to be pushed, at all targets together.
+/// What waits to be pushed, at all targets together and at each.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Queue {
     pub(super) waiting: u64,
     pub(super) waiting_bytes: u64,
     pub(super) oldest_s: Option<u64>,
-    /// Targets that refuse what they are given.
+    /// Targets that refuse.
     pub(super) stopped: Vec<String>,
+    pub(super) targets: Vec<Target>,
 }
 
-impl Queue {
-    fn of(targets: &[TargetStatus]) -> Self {
-        let stopped = targets.iter().filter(|target| target.state == TargetState::Stopped);
-        Self {
-            waiting: targets.iter().map(|target| target.waiting).sum(),
-            waiting_bytes: targets.iter().map(|target| target.waiting_bytes).sum(),
-            oldest_s: targets.iter().filter_map(|target| target.oldest_s).max(),
-            stopped: stopped.map(|target| without_user(&target.target)).collect(),
-        }
-    }
+/// One push target.
+#[derive(Debug, Serialize)]
+pub(super) struct Target {
+    pub(super) url: String,
+    pub(super) state: &'static str,
+    pub(super) waiting: u64,
+    pub(super) waiting_bytes: u64,
+    pub(super) oldest_s: Option<u64>,
+    pub(super) parked: u64,
+    pub(super) lost: u64,
+    pub(super) pushed: u64,
+    pub(super) pushed_bytes: u64,
+    pub(super) sending: Vec<String>,
+    pub(super) differs: Vec<String>,
+    pub(super) last_error: Option<String>,
+    pub(super) retry_in_s: Option<u64>,
 }
 
 /// One upstream.
@@ -96,10 +103,6 @@ impl Status {
         let uptime = site.started.elapsed();
         let figures = site.cache.store_figures();
         let targets = site.push.status();
-        let is_target =
-            |url: &str| targets.iter().any(|it| it.target == url && it.state != TargetState::Gone);
-        let upstreams = site.cache.upstreams().into_iter();
-        let upstreams = upstreams.map(|(url, health)| upstream(&url, health, is_target(&url)));
         Self {
             version: env!("CARGO_PKG_VERSION"),
             name: site.name.clone(),
@@ -123,8 +126,13 @@ impl Status {
                 fetched_bytes: site.metrics.fetched_bytes.get(),
                 since: utc(now.checked_sub(uptime).unwrap_or(UNIX_EPOCH)),
             },
-            queue: Queue::of(&targets),
-            upstreams: upstreams.collect(),
+            upstreams: site
+                .cache
+                .upstreams()
+                .into_iter()
+                .map(|it| upstream(it, &targets))
+                .collect(),
+            queue: queue(targets),
             host: HostStatus { machine, disk_free_bytes: figures.disk_free_bytes },
         }
     }
@@ -142,17 +150,55 @@ fn degraded(state: StoreState) -> Option<String> {
     }
 }
 
-fn upstream(url: &str, health: Health, push: bool) -> UpstreamStatus {
+fn queue(targets: Vec<TargetStatus>) -> Queue {
+    let stopped = targets.iter().filter(|target| target.state == TargetState::Stopped);
+    Queue {
+        waiting: targets.iter().map(|target| target.waiting).sum(),
+        waiting_bytes: targets.iter().map(|target| target.waiting_bytes).sum(),
+        oldest_s: targets.iter().filter_map(|target| target.oldest_s).max(),
+        stopped: stopped.map(|target| without_user(&target.target)).collect(),
+        targets: targets.into_iter().map(target).collect(),
+    }
+}
+
+fn target(status: TargetStatus) -> Target {
+    let state = match status.state {
+        TargetState::Idle => "idle",
+        TargetState::Sending => "sending",
+        TargetState::Waiting => "waiting",
+        TargetState::Stopped => "stopped",
+        TargetState::Gone => "gone",
+    };
+    Target {
+        url: without_user(&status.target),
+        state,
+        waiting: status.waiting,
+        waiting_bytes: status.waiting_bytes,
+        oldest_s: status.oldest_s,
+        parked: status.parked,
+        lost: status.lost,
+        pushed: status.pushed,
+        pushed_bytes: status.pushed_bytes,
+        sending: status.sending,
+        differs: status.differs,
+        last_error: status.last_error,
+        retry_in_s: status.retry_in_s,
+    }
+}
+
+fn upstream((url, health): (String, Health), targets: &[TargetStatus]) -> UpstreamStatus {
     let state = match health.state {
         HealthState::Up => "up",
         HealthState::Down => "down",
         HealthState::Refusing => "refusing",
     };
+    let is_target =
+        |target: &TargetStatus| target.target == url && target.state != TargetState::Gone;
     UpstreamStatus {
-        url: without_user(url),
+        push: targets.iter().any(is_target),
+        url: without_user(&url),
         state,
         since_s: health.since.as_secs(),
-        push,
         last_error: health.last_error,
     }
 }
@@ -222,6 +268,43 @@ mod tests {
     }
 
     #[test]
+    fn the_queue_sums_its_targets_and_names_those_that_refuse() {
+        let one = TargetStatus {
+            target: "s3://me:secret@nix-cache".into(),
+            state: TargetState::Stopped,
+            waiting: 2,
+            waiting_bytes: 300,
+            oldest_s: Some(70),
+            parked: 1,
+            lost: 0,
+            pushed: 4,
+            pushed_bytes: 5000,
+            sending: vec!["x-hello".into()],
+            differs: Vec::new(),
+            last_error: Some("refused".into()),
+            retry_in_s: Some(5),
+        };
+        let two = TargetStatus {
+            target: "file:///mnt/stick".into(),
+            state: TargetState::Idle,
+            oldest_s: None,
+            waiting: 0,
+            waiting_bytes: 0,
+            ..one.clone()
+        };
+        let queue = serde_json::to_value(queue(vec![one, two])).unwrap();
+        assert_eq!((&queue["waiting"], &queue["oldest_s"]), (&2.into(), &70.into()));
+        assert_eq!(queue["stopped"], serde_json::json!(["s3://nix-cache"]));
+        let expected = serde_json::json!({
+            "url": "s3://nix-cache", "state": "stopped", "waiting": 2, "waiting_bytes": 300,
+            "oldest_s": 70, "parked": 1, "lost": 0, "pushed": 4, "pushed_bytes": 5000,
+            "sending": ["x-hello"], "differs": [], "last_error": "refused", "retry_in_s": 5,
+        });
+        assert_eq!(queue["targets"][0], expected);
+        assert_eq!(queue["targets"][1]["state"], "idle");
+    }
+
+    #[test]
     fn the_json_has_exactly_the_names_of_the_contract() {
         let status = Status {
             version: "0",
@@ -261,7 +344,8 @@ mod tests {
             r#""offline_since_s":null,"store":{"budget_bytes":0,"used_bytes":0,"narinfos":0,"#,
             r#""nars":0,"pinned_bytes":0,"written_bytes":0},"traffic":{"hits":0,"misses":0,"#,
             r#""absent":0,"served_bytes":0,"fetched_bytes":0,"since":"1970-01-01T00:00:00Z"},"#,
-            r#""queue":{"waiting":0,"waiting_bytes":0,"oldest_s":null,"stopped":[]},"#,
+            r#""queue":{"waiting":0,"waiting_bytes":0,"oldest_s":null,"stopped":[],"#,
+            r#""targets":[]},"#,
             r#""upstreams":[{"url":"https://cache.example","state":"up","since_s":2,"#,
             r#""push":false,"last_error":null}],"host":{"temperature_c":null,"#,
             r#""throttled":null,"memory_bytes":null,"disk_free_bytes":3}}"#,

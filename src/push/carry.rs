@@ -199,6 +199,7 @@ impl Carrier {
             Said::Same(signatures) => {
                 if add(&mut stored.narinfo, &signatures) {
                     inner.store.keep_narinfo(stored.clone()).await?;
+                    inner.cache.path_came(key);
                 }
                 Ok(if inner.config.everything { Ok(stored) } else { Err(Carried::Elsewhere) })
             }
@@ -208,6 +209,7 @@ impl Carrier {
                 if let Some(own) = inner.own_key_name() {
                     stored.narinfo.signatures.retain(|signature| signature.key_name() != own);
                     inner.store.keep_narinfo(stored).await?;
+                    inner.cache.path_came(key);
                 }
                 Ok(Err(Carried::Withheld))
             }

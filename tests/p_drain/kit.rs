@@ -1,6 +1,8 @@
 //! What these tests stand on: a store and the push side's door in this process, paths that are
 //! accepted straight into the queue, targets that are folders or scripted buckets.
 
+#![allow(dead_code, reason = "each test binary uses its own part")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,9 +61,27 @@ impl House {
         targets: &[upstream::Config],
         change: impl FnOnce(&mut Config),
     ) -> Self {
+        Self::with(folder.path(), folder.clone(), targets, change).await
+    }
+
+    /// With the store of this folder, which stays.
+    pub(crate) async fn at(
+        store: &Path,
+        folder: Arc<TempDir>,
+        targets: &[upstream::Config],
+    ) -> Self {
+        Self::with(store, folder, targets, |_| {}).await
+    }
+
+    async fn with(
+        store: &Path,
+        folder: Arc<TempDir>,
+        targets: &[upstream::Config],
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         drop(tracing_subscriber::fmt().with_test_writer().with_env_filter("debug").try_init());
         let metrics = Metrics::new();
-        let store = open(folder.path(), &metrics).await;
+        let store = open(store, &metrics).await;
         let store_dir = StoreDir::default();
         let upstream = |config| Upstream::new(config, &store_dir, &metrics).unwrap();
         let targets: Vec<_> = targets.iter().map(upstream).collect();
@@ -84,7 +104,7 @@ impl House {
         change(&mut config);
         let both = (targets, Vec::new());
         let push = Push::new(config, Some(own_key()), store.clone(), cache, both, metrics.clone());
-        let (stop, tasks, folder) = (CancellationToken::new(), JoinSet::new(), folder.clone());
+        let (stop, tasks) = (CancellationToken::new(), JoinSet::new());
         Self { store, push, metrics, urls, stop, tasks, folder }
     }
 
