@@ -28,6 +28,7 @@ mod machine;
 mod page;
 mod figures;
 mod reply;
+mod refusal;
 mod body;
 
 #[cfg(test)]
