@@ -10,8 +10,13 @@
 
 mod world;
 
+use std::time::Duration;
+
 use snowberry::push::tokens::Tokens;
 use world::{NixClient, Release, Settings, Snowberry};
+
+/// How long a refused copy may take: Nix 2.8 hangs for 300 s where it is not told for good.
+const REFUSED_LIMIT: Duration = Duration::from_mins(2);
 
 /// The tests below, for one client.
 macro_rules! client {
@@ -207,12 +212,13 @@ async fn refused(release: Release) {
     for (url, words) in [
         (format!("http://any:wrong@{address}/push?compression=zstd"), "no token of this cache"),
         (format!("http://{address}/push?compression=zstd"), "need a token"),
-        (lab.push_url("compression=lz4"), "?compression=zstd"),
+        (lab.push_url("compression=lzip"), "?compression=zstd"),
     ] {
         let ran = lab.builder.run(&["nix", "copy", "--to", &url, &lab.top]).await;
         assert!(!ran.success, "{url}");
         assert!(ran.stderr.contains(words), "{words:?} is not in:\n{}", ran.stderr);
-        assert!(ran.took.as_secs() < 20, "{:?}", ran.took);
+        // Most of it is the client's own packing, which lzip does slowly; a retry would take more.
+        assert!(ran.took < REFUSED_LIMIT, "{:?}", ran.took);
         println!("refused in {:?}", ran.took);
     }
 }

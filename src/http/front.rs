@@ -5,7 +5,8 @@ use hyper::Request;
 
 use super::host_rule;
 use super::public_keys::PublicKeys;
-use super::reply::{Media, Refusal, Reply};
+use super::refusal::Refusal;
+use super::reply::{Media, Reply};
 use super::route::{Object, Route};
 use crate::metrics::Ended;
 use crate::nix::{CacheInfo, StoreDir};

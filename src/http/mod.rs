@@ -29,6 +29,7 @@ mod machine;
 mod page;
 mod figures;
 mod reply;
+mod refusal;
 mod body;
 mod admin;
 

@@ -11,7 +11,8 @@ use hyper::{HeaderMap, Request};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::reply::{Refusal, Reply};
+use super::refusal::Refusal;
+use super::reply::Reply;
 use super::route::{Family, Object};
 use crate::metrics::Ended;
 use crate::nix::UploadName;

@@ -1,4 +1,4 @@
-//! Who may write.
+//! Who may write, and who may not.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hyper::Method;
