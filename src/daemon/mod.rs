@@ -174,7 +174,7 @@ fn open_push(
         limit: config.push.limit.map(|limit| limit.0),
     };
     let (key, store, cache) = (keys.secret.clone(), store.clone(), cache.clone());
-    Push::new(push_config, key, store, cache, targets_and_others, metrics.clone())
+    Push::new(push_config, key, (store, cache), targets_and_others, metrics.clone())
 }
 
 /// In the order of the configuration: it is the order in which they are asked.

@@ -85,8 +85,7 @@ impl Push {
     pub fn new(
         config: Config,
         own_key: Option<SecretKey>,
-        store: Store,
-        cache: Cache,
+        (store, cache): (Store, Cache),
         (targets, others): (Vec<Upstream>, Vec<Upstream>),
         metrics: Metrics,
     ) -> Self {
