@@ -14,7 +14,8 @@ use snowberry::metrics::Metrics;
 use snowberry::nix::{FileHash, SecretKey, Signature, StoreDir};
 use snowberry::push::{Config, Push, TargetStatus};
 use snowberry::store::{
-    self, Acceptance, Finished, Origin, QueueRow, Queued, Store, StoredNarInfo, disk::Folder,
+    self, Acceptance, Finished, HeldNar, Origin, QueueRow, Queued, Store, StoredNarInfo,
+    disk::Folder,
 };
 use snowberry::units::ByteSize;
 use snowberry::upstream::{self, Upstream};
@@ -69,8 +70,9 @@ impl House {
         store: &Path,
         folder: Arc<TempDir>,
         targets: &[upstream::Config],
+        limit: Option<u64>,
     ) -> Self {
-        Self::with(store, folder, targets, |_| {}).await
+        Self::with(store, folder, targets, |config| config.limit = limit).await
     }
 
     async fn with(
@@ -187,27 +189,27 @@ pub(crate) fn narinfo_key(made: &Made) -> String {
     format!("{}.narinfo", made.store_path_hash())
 }
 
+async fn hold(store: &Store, made: &Made) -> HeldNar {
+    let stream = stream_of(made);
+    let reservation = store.reserve(stream.len().try_into().unwrap()).await.unwrap();
+    let mut writer = store.begin(reservation).await.unwrap();
+    for piece in stream.chunks(100_000) {
+        writer.append(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    let finished = Finished {
+        nar_hash: made.nar_hash(),
+        nar_size: made.nar.len().try_into().unwrap(),
+        file_hash: FileHash::from_bytes(Sha256::digest(&stream).into()),
+        origin: Origin::Ours,
+        listing: None,
+    };
+    writer.finish(finished).await.unwrap()
+}
+
 /// Holds a path's NAR, publishes the path and queues it.
 pub(crate) async fn accept(store: &Store, made: &Made, more: &[Signature], targets: &[String]) {
-    let stream = stream_of(made);
-    let nar = match store.nar(made.nar_hash()).await.unwrap() {
-        Some(held) => held,
-        None => {
-            let reservation = store.reserve(stream.len().try_into().unwrap()).await.unwrap();
-            let mut writer = store.begin(reservation).await.unwrap();
-            for piece in stream.chunks(100_000) {
-                writer.append(Bytes::copy_from_slice(piece)).await.unwrap();
-            }
-            let finished = Finished {
-                nar_hash: made.nar_hash(),
-                nar_size: made.nar.len().try_into().unwrap(),
-                file_hash: FileHash::from_bytes(Sha256::digest(&stream).into()),
-                origin: Origin::Ours,
-                listing: None,
-            };
-            writer.finish(finished).await.unwrap()
-        }
-    };
+    let held = store.nar(made.nar_hash()).await.unwrap();
+    let nar = if let Some(held) = held { held } else { hold(store, made).await };
     let mut narinfo = made.narinfo();
     narinfo.signatures = vec![own_key().sign(&narinfo.fingerprint(&StoreDir::default()))];
     narinfo.signatures.extend(more.iter().cloned());

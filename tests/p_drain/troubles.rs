@@ -10,7 +10,7 @@ use crate::small_closure;
 use crate::world::{Bucket, Wrong, until};
 
 /// Everything that was accepted is in the bucket, whole, once.
-async fn expect_all_there(bucket: &Bucket, paths: &[Made]) {
+fn expect_all_there(bucket: &Bucket, paths: &[Made]) {
     for made in paths {
         let nar = bucket.object(&nar_key(made)).unwrap_or_else(|| panic!("no {}", nar_key(made)));
         assert!(made.is_in(&nar), "{} is another NAR", made.store_path);
@@ -46,7 +46,7 @@ async fn check(wrong: Option<Wrong>, part: &str, state: TargetState, says: &str)
     let well = house.shows("no trouble", 0, |it| it.state == TargetState::Idle).await;
     assert_eq!((well.last_error, well.parked, well.lost), (None, 0, 0));
     house.shows("five pushed", 0, |it| it.pushed == 5).await;
-    expect_all_there(&bucket, &paths).await;
+    expect_all_there(&bucket, &paths);
     house.stop().await;
     bucket
 }
@@ -122,7 +122,7 @@ async fn it_goes_on_by_itself() {
     house.shows("trouble", 0, |it| it.last_error.is_some()).await;
     bucket.heal();
     house.drained(0).await;
-    expect_all_there(&bucket, &paths).await;
+    expect_all_there(&bucket, &paths);
 }
 
 /// A NAR that is put in parts meets this, and gets there once that is over.
@@ -138,7 +138,7 @@ async fn check_in_parts(wrong: Wrong) {
     bucket.heal();
     house.push.retry();
     house.drained(0).await;
-    expect_all_there(&bucket, &[made]).await;
+    expect_all_there(&bucket, &[made]);
     assert_eq!(bucket.put_twice(), Vec::<String>::new());
 }
 
@@ -164,12 +164,12 @@ async fn one_target_that_is_down_does_not_delay_the_other() {
     }
     house.run();
     house.drained(1).await;
-    expect_all_there(&well, &paths).await;
+    expect_all_there(&well, &paths);
     assert_eq!(house.rows(0).await.len(), 5);
     ill.heal();
     house.push.retry();
     house.drained(0).await;
-    expect_all_there(&ill, &paths).await;
+    expect_all_there(&ill, &paths);
     assert_eq!((well.puts(""), ill.puts("")), (10, 10));
 }
 
@@ -192,7 +192,7 @@ async fn an_object_that_is_refused_is_set_aside_with_its_referrers_alone() {
     bucket.heal();
     house.push.retry();
     house.drained(0).await;
-    expect_all_there(&bucket, &[bad, referrer]).await;
+    expect_all_there(&bucket, &[bad, referrer]);
     house.shows("nothing set aside", 0, |it| it.parked == 0 && it.last_error.is_none()).await;
 }
 

@@ -298,7 +298,7 @@ fn parked_rows_are_tried_again_after_an_hour_with_their_referrers() {
     assert_eq!(model.order.parked(), 2);
     assert_eq!(model.order.refused().count(), 1);
     assert_eq!(model.order.due(), Some(PARKED_FOR));
-    assert!(!model.order.unpark(PARKED_FOR - Duration::from_secs(1)));
+    assert!(!model.order.unpark(Duration::from_mins(59)));
     assert!(model.order.unpark(PARKED_FOR));
     model.cursor = 0;
     assert_eq!(model.next(), Some(0));
