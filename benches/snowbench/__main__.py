@@ -13,9 +13,13 @@ import time
 
 import chroot
 import fixtures
+import pushing
 import readers
 import rows
 import servers
+
+# In the order of the table. A group is chosen by the name of any of its rows.
+GROUPS = rows.GROUPS | pushing.GROUPS
 
 # Above this the figures are noise: two cores that others use as well.
 LOAD_MAX = 0.7
@@ -26,18 +30,18 @@ def say(text):
 
 
 def chosen(names):
-    known = [name for group in rows.GROUPS.values() for name in group]
+    known = [name for group in GROUPS.values() for name in group]
     wrong = [name for name in names if name not in known]
     if wrong:
         sys.exit(f"benches/run: no row {wrong[0]}; there are: {' '.join(known)}")
-    return [group for group, held in rows.GROUPS.items()
+    return [group for group, held in GROUPS.items()
             if not names or any(name in names for name in held)]
 
 
 def measure(bench, groups):
     found = []
     for group in groups:
-        say(f"{' '.join(rows.GROUPS[group])} ...")
+        say(f"{' '.join(GROUPS[group])} ...")
         started = time.monotonic()
         try:
             for row in group(bench):
@@ -46,8 +50,8 @@ def measure(bench, groups):
         except (rows.Failed, servers.Failed, chroot.Failed, readers.Broken, OSError,
                 subprocess.SubprocessError) as error:
             say(f"  failed: {error}")
-            missing = set(rows.GROUPS[group]) - {row.name for row in found}
-            for name in rows.GROUPS[group]:
+            missing = set(GROUPS[group]) - {row.name for row in found}
+            for name in GROUPS[group]:
                 if name in missing:
                     found.append(rows.Row(name, "", "", "", None, str(error)[:160],
                                           raw={"error": str(error)}))
