@@ -204,6 +204,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn uploads_leave_half_of_it_to_readers_and_wait_longer() {
+        let permits = Permits::new(48 * MIB);
+        let first = permits.take_for_upload(24 * MIB).await;
+        assert!(first.is_some());
+        let began = tokio::time::Instant::now();
+        assert!(permits.take_for_upload(MIB).await.is_none());
+        assert_eq!(began.elapsed().as_secs(), 60);
+        assert!(permits.take(24 * MIB).await.is_some(), "the other half is the readers'");
+        drop(first);
+        // One that is bigger than their part takes all of it, and what it needs of the rest.
+        let big = permits.take_for_upload(40 * MIB).await;
+        assert!(big.is_some());
+        assert!(permits.take(9 * MIB).await.is_none());
+        drop(big);
+        assert!(permits.take(48 * MIB).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn shares_are_given_in_the_order_of_asking() {
         let permits = Permits::new(48 * MIB);
         let first = permits.take(40 * MIB).await.unwrap();

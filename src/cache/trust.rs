@@ -87,3 +87,41 @@ pub(super) fn for_clients(narinfo: &NarInfo, held: Option<&HeldNar>) -> NarInfo 
         ..narinfo.clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A narinfo that `theirs` signed.
+    fn fetched(theirs: &SecretKey) -> NarInfo {
+        let text = include_bytes!("../../tests/data/9d82wl65gr2phigksgzzimbdf176rx4c.narinfo");
+        let mut narinfo = NarInfo::parse(text, &StoreDir::default()).unwrap();
+        let fingerprint = narinfo.fingerprint(&StoreDir::default());
+        narinfo.signatures = vec![theirs.sign(&fingerprint)];
+        narinfo
+    }
+
+    #[test]
+    fn what_its_upstream_signed_gets_our_signature_and_nothing_else_does() {
+        let key = |name: &str, seed| SecretKey::from_seed(name, [seed; 32]).unwrap();
+        let (ours, theirs, others) = (key("ours-1", 1), key("theirs-1", 2), key("ours-1", 3));
+        let store_dir = StoreDir::default();
+        let trusted = TrustedKeys::new(vec![theirs.public()]);
+        let clients = TrustedKeys::new(vec![ours.public()]);
+        let signed = |own: &Own, keys: Option<&TrustedKeys>, mut narinfo: NarInfo| {
+            own.sign_fetched(&mut narinfo, keys, &store_dir);
+            clients.trust(&narinfo, &store_dir)
+        };
+        let verified = Own::new(vec![ours.public()], Some(ours.clone()));
+        assert!(signed(&verified, Some(&trusted), fetched(&theirs)));
+        // An upstream that is believed without signature, one that signed with another key.
+        assert!(!signed(&verified, None, fetched(&theirs)));
+        assert!(!signed(&verified, Some(&trusted), fetched(&key("theirs-1", 4))));
+        // Somebody else's signature under our name does not stand in the way.
+        let mut usurped = fetched(&theirs);
+        usurped.signatures.extend(fetched(&others).signatures);
+        assert!(signed(&verified, Some(&trusted), usurped));
+        let pushed_only = Own::new(vec![ours.public()], None);
+        assert!(!signed(&pushed_only, Some(&trusted), fetched(&theirs)));
+    }
+}

@@ -11,6 +11,7 @@ use super::{ConfigArgs, Ended, out};
 use crate::config::Config;
 use crate::daemon;
 use crate::metrics::Metrics;
+use crate::push::tokens::Tokens;
 use crate::store::disk::{Disk as _, Folder};
 use crate::units::ByteSize;
 use crate::upstream::{self, HealthState, Upstream};
@@ -38,6 +39,8 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
     lines.tell("state directory", state_dir(&config.state_dir))?;
     lines.tell("key", key(&config.state_dir))?;
     lines.tell("store", store(&config))?;
+    lines.tell("writers", writers(&config))?;
+    lines.tell("push", push(&config))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -139,6 +142,35 @@ fn store(config: &Config) -> Result<String, String> {
     Ok(format!("{shown}, {free} free"))
 }
 
+fn writers(config: &Config) -> Result<String, String> {
+    let file = &config.push.tokens_file;
+    match Tokens::new(file.clone()).list().map(|tokens| tokens.len()) {
+        Ok(0) => Ok("nobody may write (snowberry token add NAME)".to_owned()),
+        Ok(1) => Ok(format!("1 token in {}", file.display())),
+        Ok(tokens) => Ok(format!("{tokens} tokens in {}", file.display())),
+        Err(error) => Err(format!("{}; nobody may write", with_causes(&error))),
+    }
+}
+
+fn push(config: &Config) -> Result<String, String> {
+    let targets: Vec<&upstream::Config> = config.upstreams.iter().filter(|it| it.push).collect();
+    if targets.is_empty() {
+        return Ok("to no upstream (push = true): what is pushed here stays here".to_owned());
+    }
+    let nowhere: Vec<&str> = targets
+        .iter()
+        .filter_map(|it| it.url.strip_prefix("file://"))
+        .filter(|folder| !may_write(Path::new(folder)))
+        .collect();
+    if nowhere.is_empty() {
+        return Ok(format!("to {} of the upstreams below", targets.len()));
+    }
+    Err(format!(
+        "{} cannot be written by this user: is it plugged in? `snowberry bucket init` makes one",
+        nowhere.join(", ")
+    ))
+}
+
 fn nearest_existing(path: &Path) -> Option<&Path> {
     path.ancestors().find(|folder| folder.exists())
 }
@@ -211,6 +243,25 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(state_dir(&file).is_err());
+    }
+
+    #[test]
+    fn a_push_target_and_the_tokens_are_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let stick = folder.path().join("stick");
+        let sets = [
+            format!("state-dir={:?}", folder.path()),
+            format!("upstream=[{{url=\"file://{}\",unsigned=true,push=true}}]", stick.display()),
+        ];
+        let surroundings =
+            crate::config::Surroundings { home: Some("/ada".into()), ..Default::default() };
+        let config = crate::config::load(None, &sets, &surroundings).unwrap();
+        assert!(push(&config).unwrap_err().contains("is it plugged in?"));
+        std::fs::create_dir(&stick).unwrap();
+        assert_eq!(push(&config).unwrap(), "to 1 of the upstreams below");
+        assert!(writers(&config).unwrap().contains("nobody may write"));
+        std::fs::write(folder.path().join("tokens"), "garbage").unwrap();
+        assert!(writers(&config).unwrap_err().contains("line 1"));
     }
 
     #[test]

@@ -84,10 +84,14 @@ url = \"s3://nix-cache?endpoint=https://minio.example&profile=nixbuilder\"
 trusted-public-keys = [\"NAME:BASE64\"]
 ca-file = \"/etc/snowberry/ca.pem\"
 credentials-file = \"/etc/snowberry/credentials\"
+push = true
 
 [[upstream]]
 url = \"https://cache.nixos.org\"
 trusted-public-keys = [\"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\"]
+
+[push]
+limit = \"2 MiB\"
 .fi
 .SH SEE ALSO
 .BR snowberry (1)
@@ -118,6 +122,9 @@ fn heading(table: &str) -> String {
              https://cache.nixos.org with its key; \"upstream = []\" for none at all.\n"
                 .to_owned()
         }
+        "push" => ".SH [push]\nWho may write, and what of it is carried to the upstreams that \
+                   say push = true.\n"
+            .to_owned(),
         other => format!(".SH [{other}]\n"),
     }
 }
@@ -169,6 +176,17 @@ mod tests {
             "snowberry-key.1",
             "snowberry-key-generate.1",
             "snowberry-key-show.1",
+            "snowberry-key-rotate.1",
+            "snowberry-key-import.1",
+            "snowberry-push.1",
+            "snowberry-push-retry.1",
+            "snowberry-push-forget.1",
+            "snowberry-token.1",
+            "snowberry-token-add.1",
+            "snowberry-token-list.1",
+            "snowberry-token-remove.1",
+            "snowberry-bucket-init.1",
+            "snowberry-bucket-policy.1",
             "snowberry-completions.1",
             "snowberry-man.1",
         ] {

@@ -1,13 +1,18 @@
 //! The command tree and what each command means as an exit code. The commands themselves stand one
 //! in a file.
 
+mod admin;
+mod bucket;
 mod check;
+mod exchange;
 mod key;
 mod log;
 mod man;
 mod out;
+mod push;
 mod serve;
 mod status;
+mod token;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -36,6 +41,8 @@ Examples:
       keys of the file, given on the command line
   snowberry check
       what is wrong, and what to do about it, without starting
+  snowberry push ./result
+      hand a build to the cache, which keeps it and carries it to the bucket
   nix copy --from http://127.0.0.1:8500 /nix/store/...
       ask it as a client does
 
@@ -65,6 +72,8 @@ const KEY_EXAMPLES: &str = "\
 Examples:
   snowberry key show
       the line for trusted-public-keys on the clients
+  snowberry key rotate
+      another key signs from now on, the old one stays trusted
   snowberry key generate house-1 > house.secret
       a new key pair; the file is secret";
 
@@ -94,7 +103,20 @@ enum Command {
     #[command(after_help = KEY_EXAMPLES)]
     Key {
         #[command(subcommand)]
-        command: KeyCommand,
+        command: key::KeyCommand,
+    },
+    /// Hand paths of this machine's Nix store to a cache, or ask what it has still to carry up.
+    #[command(after_help = push::EXAMPLES)]
+    Push(push::PushArgs),
+    /// Who may write to this machine's cache.
+    Token {
+        #[command(subcommand)]
+        command: token::TokenCommand,
+    },
+    /// Buckets and folders that other machines read.
+    Bucket {
+        #[command(subcommand)]
+        command: bucket::BucketCommand,
     },
     /// Print what a shell needs to complete this command line.
     Completions {
@@ -106,18 +128,6 @@ enum Command {
         /// Where to write every page, snowberry.toml(5) among them.
         dir: Option<PathBuf>,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum KeyCommand {
-    /// Print a new secret key of this name, as `nix key generate-secret` does.
-    Generate {
-        /// Its name, such as cache.example-1: clients know keys by their names.
-        name: String,
-    },
-    /// Print the public key of this machine's cache.
-    #[command(after_help = CONFIG_HELP)]
-    Show(ConfigArgs),
 }
 
 /// Where the configuration comes from.
@@ -171,8 +181,10 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Serve(config) => serve::run(&config),
         Command::Check(config) => check::run(&config),
         Command::Status(args) => status::run(&args),
-        Command::Key { command: KeyCommand::Generate { name } } => key::generate(&name),
-        Command::Key { command: KeyCommand::Show(config) } => key::show(&config),
+        Command::Key { command } => key::run(&command),
+        Command::Push(args) => push::run(&args),
+        Command::Token { command } => token::run(&command),
+        Command::Bucket { command } => bucket::run(&command),
         Command::Completions { shell } => man::completions(shell),
         Command::Man { dir } => man::run(dir.as_deref()),
     }

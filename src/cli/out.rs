@@ -19,6 +19,11 @@ pub(super) fn bytes(text: &[u8]) -> anyhow::Result<()> {
     }
 }
 
+/// What is no result: for the eyes of whoever runs the command.
+pub(super) fn note(text: &str) {
+    ignore_closed_pipe(writeln!(io::stderr().lock(), "{text}"));
+}
+
 /// What went wrong, with its causes.
 pub(super) fn error(error: &anyhow::Error) {
     ignore_closed_pipe(writeln!(io::stderr().lock(), "snowberry: {error:#}"));

@@ -6,22 +6,17 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::{Request, header};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
 
-use super::{ConfigArgs, Ended, out};
+use super::{ConfigArgs, Ended, exchange, out};
 use crate::config::{self, Config};
 use crate::units::ByteSize;
 
 /// A cache on the same network that takes longer is not well, and that is an answer too.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
-
-/// The status is a few hundred bytes and about 200 for each upstream.
-const ANSWER_LEN_MAX: usize = 1 << 20;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -62,7 +57,7 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Ended> {
 }
 
 /// Host and port of `http://HOST[:PORT][/]`.
-fn authority(url: &str) -> anyhow::Result<String> {
+pub(super) fn authority(url: &str) -> anyhow::Result<String> {
     let url = url::Url::parse(url).with_context(|| format!("{url:?} is no URL"))?;
     anyhow::ensure!(url.scheme() == "http", "only http:// can be asked, not {}://", url.scheme());
     let host = url.host_str().context("the URL names no host")?;
@@ -89,35 +84,15 @@ fn of_config(config: &Config) -> anyhow::Result<String> {
 }
 
 async fn ask(authority: &str) -> anyhow::Result<Bytes> {
-    let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
-        !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit()) && !host.ends_with(':')
-    });
-    let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-    let stream = TcpStream::connect(address).await.context("connect")?;
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("connect")?;
     let request = Request::get("/api/status")
         .header(header::HOST, authority)
         .header(header::ACCEPT, "application/json")
         .body(Empty::<Bytes>::new())
         .context("ask")?;
-    let exchange = async {
-        let response = sender.send_request(request).await.context("ask")?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_LEN_MAX);
-        let body = body.collect().await.map_err(anyhow::Error::from_boxed).context("read")?;
-        anyhow::ensure!(status.is_success(), "the answer was {status}");
-        Ok(body.to_bytes())
-    };
-    tokio::pin!(exchange);
-    // The connection ends when the exchange does, or earlier with the exchange's error.
-    tokio::select! {
-        answer = &mut exchange => answer,
-        ended = connection => {
-            ended.context("keep the connection")?;
-            exchange.await
-        }
-    }
+    let stream = exchange::connect(authority).await?;
+    let (status, body) = exchange::over(stream, request).await?;
+    anyhow::ensure!(status.is_success(), "the answer was {status}");
+    Ok(body)
 }
 
 /// For people: what is missing in the answer is left out, so that versions may differ.
@@ -152,6 +127,19 @@ fn text(status: &Value) -> String {
     );
     let moved = bytes("/traffic/served_bytes").zip(bytes("/traffic/fetched_bytes"));
     line("moved", moved.map(|(served, fetched)| format!("{served} served, {fetched} fetched")));
+    let waiting = number("/queue/waiting").filter(|waiting| *waiting > 0);
+    line(
+        "to push",
+        waiting.map(|waiting| {
+            let bytes = bytes("/queue/waiting_bytes").unwrap_or_default();
+            let oldest = number("/queue/oldest_s").map(span);
+            let oldest = oldest.map(|oldest| format!(", the oldest for {oldest}"));
+            format!("{waiting} objects, {bytes}{}", oldest.unwrap_or_default())
+        }),
+    );
+    for stopped in at("/queue/stopped").and_then(Value::as_array).into_iter().flatten() {
+        line("push target", stopped.as_str().map(|url| format!("{url}: refuses")));
+    }
     line("disk free", bytes("/host/disk_free_bytes"));
     line("memory", bytes("/host/memory_bytes"));
     for upstream in at("/upstreams").and_then(Value::as_array).into_iter().flatten() {
@@ -176,7 +164,7 @@ fn upstream_line(upstream: &Value) -> Option<String> {
 }
 
 /// The two largest units: more is noise.
-fn span(seconds: u64) -> String {
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
@@ -217,6 +205,8 @@ mod tests {
             "offline_since_s": null,
             "store": {"budget_bytes": 1_u64 << 30, "used_bytes": 1536 << 10, "nars": 2,
                 "narinfos": 3, "pinned_bytes": 0, "written_bytes": 0},
+            "queue": {"waiting": 2, "waiting_bytes": 1024, "oldest_s": 61,
+                "stopped": ["s3://nix-cache"]},
             "upstreams": [{"url": "https://cache.example", "state": "down", "since_s": 65,
                 "push": false, "last_error": "connection refused"}],
         });
@@ -227,6 +217,8 @@ up for      1 h 2 min
 store       1.5 MiB of 1.0 GiB
 held        2 NARs, 3 narinfos
 written     0 B
+to push     2 objects, 1.0 KiB, the oldest for 1 min 1 s
+push target s3://nix-cache: refuses
 upstream    https://cache.example: down for 1 min 5 s, last error: connection refused
 ";
         assert_eq!(text(&status), wanted);

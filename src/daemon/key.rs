@@ -139,7 +139,7 @@ pub fn rotate(state_dir: &Path, cache_name: &str) -> anyhow::Result<OwnKeys> {
 #[derive(Debug, Clone)]
 pub enum Imported {
     /// It signs from now on.
-    Taken(OwnKeys),
+    Taken(Box<OwnKeys>),
     /// It was the key already.
     WasThere,
 }
@@ -170,7 +170,8 @@ pub fn import(state_dir: &Path, key: &SecretKey, may_replace: bool) -> anyhow::R
             new.name()
         );
     }
-    replace(state_dir, old.as_ref(), key).map(Imported::Taken)
+    let keys = replace(state_dir, old.as_ref(), key)?;
+    Ok(Imported::Taken(Box::new(keys)))
 }
 
 /// The old key is listed before the new one signs: whenever the plug is pulled, both are trusted.
@@ -180,7 +181,8 @@ fn replace(state_dir: &Path, old: Option<&PublicKey>, new: &SecretKey) -> anyhow
     if let Some(old) = old {
         rotated.retain(|key| key != old);
         rotated.insert(0, old.clone());
-        let lines: String = rotated.iter().map(|key| format!("{key}\n")).collect();
+        let lines: Vec<String> = rotated.iter().map(ToString::to_string).collect();
+        let lines = lines.join("\n") + "\n";
         anyhow::ensure!(
             u64::try_from(lines.len()).is_ok_and(|len| len <= KEY_FILE_LEN_MAX),
             "{} would be too long: take keys out of it that nobody lists any more",

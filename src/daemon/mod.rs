@@ -1,5 +1,6 @@
 //! Owns every task and opens every door: the order of the start, the signals, the order of the end.
 
+mod admin;
 mod key;
 
 use std::future::Future;
@@ -17,7 +18,7 @@ use tracing::{error, info, warn};
 
 use crate::cache::{self, Cache};
 use crate::config::{self, Config, Sign};
-use crate::http::{self, PublicKeys, Site};
+use crate::http::{self, Admin, AdminSocket, PublicKeys, Site};
 use crate::metrics::Metrics;
 use crate::nix::SecretKey;
 use crate::push::{self, Push, tokens::Tokens};
@@ -87,11 +88,12 @@ pub async fn run(
         codec_memory_bytes: CODEC_MEMORY_BYTES,
         store_dir: config.store_dir.clone(),
         own_keys: keys.public(),
-        signer: signer_of_fetched(&config, &keys),
+        signer: signer_of_fetched(config.push.sign, &keys),
     };
     let cache = Cache::new(cache_config, store.clone(), upstreams.clone(), metrics.clone());
     let push = open_push(&config, &keys, (&store, &cache), upstreams, &metrics);
     let public_keys = PublicKeys::new(keys.public());
+    let admin = admin::open(&config, (&push, &cache, &public_keys));
     let site = Site {
         cache: cache.clone(),
         push: push.clone(),
@@ -105,7 +107,7 @@ pub async fn run(
         allow: config.allow,
         started,
     };
-    let ended = serve(listeners, Arc::new(site), push, stop).await;
+    let ended = serve(listeners, Arc::new(site), push, admin, stop).await;
     within(CACHE_CLOSE_WAIT, "fills", cache.close()).await;
     within(STORE_CLOSE_WAIT, "store", store.close()).await;
     info!("stopped");
@@ -148,8 +150,8 @@ fn compression_level(config: &Config) -> i32 {
 }
 
 /// Who signs what was merely fetched: nobody, unless that is configured.
-fn signer_of_fetched(config: &Config, keys: &OwnKeys) -> Option<SecretKey> {
-    match config.push.sign {
+fn signer_of_fetched(sign: Sign, keys: &OwnKeys) -> Option<SecretKey> {
+    match sign {
         Sign::Pushed => None,
         Sign::Verified => keys.secret.clone(),
     }
@@ -172,7 +174,7 @@ fn open_push(
         limit: config.push.limit.map(|limit| limit.0),
     };
     let (key, store, cache) = (keys.secret.clone(), store.clone(), cache.clone());
-    Push::new(push_config, key, store, cache, targets_and_others, metrics.clone())
+    Push::new(push_config, key, (store, cache), targets_and_others, metrics.clone())
 }
 
 /// In the order of the configuration: it is the order in which they are asked.
@@ -272,6 +274,7 @@ async fn serve(
     listeners: Vec<TcpListener>,
     site: Arc<Site>,
     push: Push,
+    admin: Option<(AdminSocket, Arc<Admin>)>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -281,6 +284,13 @@ async fn serve(
     if let Some(interval) = systemd::watchdog_interval() {
         let stop = stop.clone();
         tasks.spawn(watchdog_task(interval, stop));
+    }
+    if let Some((socket, admin)) = admin {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            socket.serve(admin, stop).await;
+            anyhow::Ok(())
+        });
     }
     let (mut pushing, stop_pushing) = (JoinSet::new(), CancellationToken::new());
     let until = stop_pushing.clone();

@@ -16,7 +16,8 @@ use super::figures::Figures;
 use super::front::Front;
 use super::host_rule;
 use super::machine::Machines;
-use super::reply::{Media, Refusal, Reply};
+use super::refusal::Refusal;
+use super::reply::{Media, Reply};
 use super::route::{Object, Route, route};
 use super::server::Ends;
 use super::status::Status;
@@ -63,11 +64,7 @@ impl Desk {
         let kind = kind_of(&route);
         let (reply, ended) = match self.front.answer(&route, &request) {
             Some(answer) => answer,
-            None => match route {
-                Route::Put(object) => self.put(Some(object), &request, body, ends).await,
-                Route::Write => self.put(None, &request, body, ends).await,
-                route => self.ask(route, &request, ends.local).await,
-            },
+            None => self.ask(route, &request, body, ends).await,
         };
         let took = began.elapsed();
         self.figures.note(kind, ended, took);
@@ -80,19 +77,22 @@ impl Desk {
         &self,
         route: Route<'_>,
         request: &Request<()>,
-        local: SocketAddr,
+        body: Incoming,
+        ends: Ends,
     ) -> (Reply, Ended) {
         match route {
+            Route::Put(object) => self.put(Some(object), request, body, ends).await,
+            Route::Write => self.put(None, request, body, ends).await,
             Route::Object(object) => self.object(object, request).await,
             Route::Pushed(object) => self.pushed(object, request).await,
             Route::Healthz => (self.healthz(), Ended::Hit),
-            Route::Page => (self.page(request, local).await, Ended::Hit),
+            Route::Page => (self.page(request, ends.local).await, Ended::Hit),
             Route::Status => {
                 (Reply::Shown(Media::Json, self.status().await.json().into()), Ended::Hit)
             }
             Route::Metrics => (self.metrics(), Ended::Hit),
-            // Answered in front, or a PUT.
-            Route::PublicKey | Route::Put(_) | Route::Write | Route::Unknown => ABSENT,
+            // Answered in front.
+            Route::PublicKey | Route::Unknown => ABSENT,
         }
     }
 

@@ -8,7 +8,7 @@ use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use tracing::{debug, warn};
 
-use super::reply::Refusal;
+use super::refusal::Refusal;
 use crate::push::tokens::{Tokens, Verdict};
 
 /// What decides who may write.

@@ -5,7 +5,8 @@ use hyper::Request;
 
 use super::host_rule;
 use super::public_keys::PublicKeys;
-use super::reply::{Media, Refusal, Reply};
+use super::refusal::Refusal;
+use super::reply::{Media, Reply};
 use super::route::{Object, Route};
 use crate::metrics::Ended;
 use crate::nix::{CacheInfo, StoreDir};
@@ -37,14 +38,10 @@ impl Front {
             Route::Object(Object::CacheInfo) | Route::Pushed(Object::CacheInfo) => {
                 Some((Reply::Found(Media::CacheInfo, self.cache_info.clone()), Ended::Hit))
             }
-            Route::PublicKey => {
-                let keys = self.public_keys.all();
-                let lines: String = keys.iter().map(|key| format!("{key}\n")).collect();
-                Some(match keys.is_empty() {
-                    true => (Reply::Absent, Ended::Absent),
-                    false => (Reply::Found(Media::Text, lines.into()), Ended::Hit),
-                })
-            }
+            Route::PublicKey => Some(match self.public_keys.lines() {
+                Some(lines) => (Reply::Found(Media::Text, lines.into()), Ended::Hit),
+                None => (Reply::Absent, Ended::Absent),
+            }),
             Route::Page | Route::Status | Route::Metrics if !self.is_ours(request) => {
                 Some((Reply::Refused { why: Refusal::Host, drained: true }, Ended::Refused))
             }

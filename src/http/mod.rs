@@ -12,6 +12,7 @@ use crate::push::{Push, tokens::Tokens};
 
 mod server;
 mod lan;
+mod peers;
 mod stall;
 mod answer;
 mod route;
@@ -28,11 +29,14 @@ mod machine;
 mod page;
 mod figures;
 mod reply;
+mod refusal;
 mod body;
+mod admin;
 
 #[cfg(test)]
 mod tests;
 
+pub use admin::{Admin, AdminSocket};
 pub use lan::{Prefix, PrefixError};
 pub use public_keys::PublicKeys;
 

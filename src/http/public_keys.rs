@@ -19,6 +19,12 @@ impl PublicKeys {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = keys.into();
     }
 
+    /// A line for each; `None` without any.
+    pub(super) fn lines(&self) -> Option<String> {
+        let lines: Vec<String> = self.all().iter().map(ToString::to_string).collect();
+        (!lines.is_empty()).then(|| lines.join("\n") + "\n")
+    }
+
     /// All, the one that signs first.
     pub(super) fn all(&self) -> Arc<[PublicKey]> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))

@@ -10,6 +10,7 @@ use hyper::header::{
 use hyper::{Response, StatusCode};
 
 use super::body::{Body, Content, Rows};
+use super::refusal::Refusal;
 use crate::cache::{HeldNar, NarStream};
 use crate::metrics::Counter;
 use crate::push;
@@ -20,6 +21,8 @@ pub(super) enum Reply {
     Found(Media, Bytes),
     /// Bytes at hand for people and their tools, never to be kept by a browser.
     Shown(Media, Bytes),
+    /// A command on the admin socket that cannot be done, in JSON.
+    Undone(Bytes),
     /// The page, with its `Content-Security-Policy`.
     Page(Bytes, HeaderValue),
     /// A NAR that is whole here.
@@ -54,36 +57,6 @@ pub(super) struct Held {
     pub(super) nar: HeldNar,
     /// The `ETag`, with quotes.
     pub(super) etag: HeaderValue,
-}
-
-/// Why something is refused. What a PUT is refused for is always for good: what Nix tries again it
-/// may send with an empty body.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// The Host is none of ours.
-    Host,
-    /// A PUT, and nobody may write.
-    NoWriter,
-    /// A PUT without a token.
-    NoToken,
-    /// A PUT with something that is no token, or not any more.
-    WrongToken,
-    /// A PUT from another machine over plain HTTP.
-    Plain,
-    /// The tokens cannot be read.
-    Tokens,
-    /// A PUT to where nothing is taken.
-    Nowhere,
-    /// A PUT without `Content-Length`.
-    NoLength,
-    /// A PUT of a NAR with a `Content-Encoding`.
-    EncodedNar,
-    /// The body stopped coming.
-    Stalled,
-    /// The body ended before its time.
-    Cut,
-    /// The write side does not take it.
-    Upload(push::Refusal),
 }
 
 /// The media types of answers.
@@ -123,55 +96,7 @@ const NAR_MEDIA: HeaderValue = HeaderValue::from_static("application/x-nix-nar")
 const BYTES_UNIT: HeaderValue = HeaderValue::from_static("bytes");
 const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
-/// Bytes of a sentence at most: Nix shows 1024 of what a refusal says.
-const SENTENCE_LEN_MAX: usize = 1000;
-
 impl Refusal {
-    /// For people, with a final newline.
-    fn sentence(&self) -> String {
-        let fixed = match self {
-            Self::Upload(why) => return sentence(&format!("snowberry: {why}.")),
-            Self::Host => {
-                "This address does not answer under that name. Use its IP address, localhost, a \
-                 name that ends in .local, or add the name to `names` in snowberry.toml."
-            }
-            Self::NoWriter => {
-                "Nobody may write to this cache yet: run `snowberry token add NAME` on it and put \
-                 the token into the URL (http://any:TOKEN@host/push) or into netrc as the password."
-            }
-            Self::NoToken => {
-                "Uploads need a token of this cache: put it into the URL \
-                 (http://any:TOKEN@host/push) or into netrc as the password. \
-                 `snowberry token add NAME` on the cache makes one."
-            }
-            Self::WrongToken => {
-                "This is no token of this cache, or it was removed: `snowberry token list` on the \
-                 cache shows those that count, `snowberry token add NAME` makes one."
-            }
-            Self::Plain => {
-                "Over plain http a token is taken from this machine itself only: upload over \
-                 https or through `snowberry forward`, or allow it with `push.plain = true` in \
-                 snowberry.toml, if everybody on this network may read it."
-            }
-            Self::Tokens => {
-                "The tokens of this cache cannot be read: its log says why, mend that first."
-            }
-            Self::Nowhere => {
-                "Nothing is taken here: Nix caches have nix-cache-info, narinfos, nar/<SHA-256 of \
-                 the file>.nar[.ending], .ls, log/, realisations/, build-trace-v2/ and debuginfo/, \
-                 below / or /push/."
-            }
-            Self::NoLength => "An upload must say its Content-Length.",
-            Self::EncodedNar => {
-                "A NAR is taken without Content-Encoding: choose its compression by \
-                 ?compression=zstd."
-            }
-            Self::Stalled => "The upload stopped coming, nothing was kept: upload again.",
-            Self::Cut => "The upload ended before its time, nothing was kept: upload again.",
-        };
-        sentence(fixed)
-    }
-
     const fn status(&self) -> StatusCode {
         match self {
             Self::Host
@@ -213,14 +138,6 @@ const fn of_upload(why: &push::Refusal) -> StatusCode {
     }
 }
 
-/// One line that a client can show whole.
-fn sentence(text: &str) -> String {
-    let mut line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    line.truncate(line.floor_char_boundary(SENTENCE_LEN_MAX));
-    line.push('\n');
-    line
-}
-
 impl Reply {
     /// A sentence for people.
     pub(super) const fn text(sentence: &'static str) -> Self {
@@ -240,6 +157,7 @@ impl Reply {
             Self::NotModified(_) => StatusCode::NOT_MODIFIED,
             Self::Unsatisfiable(_) => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::Absent => StatusCode::NOT_FOUND,
+            Self::Undone(_) => StatusCode::CONFLICT,
             Self::Refused { why, .. } => why.status(),
         }
     }
@@ -262,6 +180,10 @@ impl Reply {
             Self::Shown(media, body) => {
                 guard(headers);
                 sized(headers, media, body)
+            }
+            Self::Undone(body) => {
+                guard(headers);
+                sized(headers, Media::Json, body)
             }
             Self::Page(body, policy) => {
                 guard(headers);
@@ -401,24 +323,5 @@ mod tests {
         let ended = response(Reply::Refused { why: Refusal::NoWriter, drained: false });
         assert_eq!(header(&ended, "connection"), Some("close"));
         assert_eq!(ended.status(), StatusCode::FORBIDDEN);
-    }
-
-    #[test]
-    fn sentences_fit_what_nix_shows() {
-        let long = push::Refusal::NotANar("\u{e4}\r\n".repeat(1000));
-        for refusal in [
-            Refusal::Host,
-            Refusal::NoWriter,
-            Refusal::NoToken,
-            Refusal::WrongToken,
-            Refusal::Plain,
-            Refusal::Nowhere,
-            Refusal::Upload(push::Refusal::Ending),
-            Refusal::Upload(long),
-        ] {
-            let sentence = refusal.sentence();
-            assert!(sentence.len() < 1024);
-            assert_eq!(sentence.find(char::is_control), Some(sentence.len() - 1));
-        }
     }
 }

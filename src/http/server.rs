@@ -23,11 +23,16 @@ use tracing::{debug, error, warn};
 
 use super::body::Body;
 use super::lan::Lan;
+use super::peers::{Peers, Place};
 use super::stall::Stalling;
 
 /// Connections at once, over all listeners: 20 Nix clients with their 25 each. The rest waits in
 /// the kernel's queue. Half of the 1024 files that a process may open by default.
 const CONNECTIONS_MAX: usize = 512;
+
+/// Connections of one peer at once: ten Nix processes side by side, and half of all remains for the
+/// other machines of the house.
+const CONNECTIONS_A_PEER_MAX: usize = 256;
 
 /// How long a connection may be idle, the head of its next request included. Clients use theirs
 /// again for up to 118 s, and old ones cannot repeat an upload whose connection was closed.
@@ -68,6 +73,7 @@ pub(super) struct Ends {
 #[allow(clippy::struct_field_names, reason = "the bound stands last in every name")]
 pub(super) struct Limits {
     pub(super) connections_max: usize,
+    pub(super) connections_a_peer_max: usize,
     pub(super) idle_max: Duration,
     pub(super) stall_max: Duration,
     pub(super) drain_max: Duration,
@@ -77,6 +83,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: CONNECTIONS_MAX,
+            connections_a_peer_max: CONNECTIONS_A_PEER_MAX,
             idle_max: IDLE_MAX,
             stall_max: STALL_MAX,
             drain_max: DRAIN_MAX,
@@ -89,6 +96,7 @@ pub(super) struct Server<A> {
     lan: Lan,
     limits: Limits,
     permits: Arc<Semaphore>,
+    peers: Arc<Peers>,
     answer: A,
     stop: CancellationToken,
 }
@@ -100,7 +108,8 @@ where
 {
     pub(super) fn new(lan: Lan, limits: Limits, answer: A, stop: CancellationToken) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(limits.connections_max));
-        Arc::new(Self { lan, limits, permits, answer, stop })
+        let peers = Arc::default();
+        Arc::new(Self { lan, limits, permits, peers, answer, stop })
     }
 
     /// Serves until stopped, then drains. Returns when all connections have ended.
@@ -131,11 +140,16 @@ where
             match accepted {
                 Ok((stream, peer, permit)) => {
                     wait = ACCEPT_WAIT_MIN;
-                    if self.lan.admits(peer.ip()) {
-                        connections.spawn(Arc::clone(&self).connect(stream, peer, permit));
-                    } else {
+                    if !self.lan.admits(peer.ip()) {
                         debug!(%peer, "stranger dropped");
+                        continue;
                     }
+                    let peers_max = self.limits.connections_a_peer_max;
+                    let Some(place) = self.peers.place(peer.ip(), peers_max) else {
+                        debug!(%peer, "connection dropped, its peer has too many");
+                        continue;
+                    };
+                    connections.spawn(Arc::clone(&self).connect(stream, peer, (permit, place)));
                 }
                 // The client went away before we came.
                 Err(gone) if gone.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -181,7 +195,7 @@ where
         self: Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
-        permit: OwnedSemaphorePermit,
+        places: (OwnedSemaphorePermit, Place),
     ) {
         // Without it the last piece of an answer can wait for the client's delayed ACK.
         let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
@@ -189,7 +203,7 @@ where
             Ok(local) => self.talk(stream, Ends { peer, local }).await,
             Err(failed) => debug!(%peer, error = &failed as &dyn Error, "connection lost"),
         }
-        drop(permit);
+        drop(places);
     }
 
     /// HTTP/1.1 over any stream, until the client leaves, breaks a bound, or we stop.

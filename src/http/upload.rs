@@ -11,7 +11,8 @@ use hyper::{HeaderMap, Request};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::reply::{Refusal, Reply};
+use super::refusal::Refusal;
+use super::reply::Reply;
 use super::route::{Family, Object};
 use crate::metrics::Ended;
 use crate::nix::UploadName;
@@ -177,11 +178,10 @@ async fn take(
 
 fn shape(family: Family, path: &str) -> Shape {
     match family {
-        Family::Log => Shape::Text,
         Family::Realisation => Shape::Json,
+        Family::DebugInfo if path.strip_suffix(".debug").is_some() => Shape::DebugInfo,
         // Without the ending it may be an ELF file.
-        Family::DebugInfo if path.ends_with(".debug") => Shape::DebugInfo,
-        Family::DebugInfo => Shape::Text,
+        Family::Log | Family::DebugInfo => Shape::Text,
     }
 }
 

@@ -26,11 +26,6 @@ impl Wrapping {
         Encoding::of(headers).map(Self).map_err(|error| Refusal::Encoding(sentence(&error)))
     }
 
-    /// Whether the body is as it stands.
-    pub const fn is_plain(self) -> bool {
-        self.0.is_none()
-    }
-
     /// The body as it was before, at most `len_max` bytes.
     pub async fn undo(self, body: Bytes, len_max: usize) -> Result<Bytes, Refusal> {
         let Some(encoding) = self.0 else { return Ok(body) };
@@ -126,5 +121,47 @@ fn check(shape: Shape, body: &[u8]) -> Result<(), Refusal> {
             }
             Ok(())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::CONTENT_ENCODING;
+
+    use super::*;
+
+    #[test]
+    fn documents_are_what_their_names_say() {
+        let file = "0s266z35rvqgdz0nisk38kb5xbivg3s0z6fs9p93x8rbgfaj8qkp.nar.xz";
+        let redirect = format!(r#"{{"archive":"../nar/{file}","member":"lib/x.debug"}}"#);
+        for (shape, body, fits) in [
+            (Shape::Text, "anything", true),
+            (Shape::Json, "{\"a\":[1]}", true),
+            (Shape::Json, "{\"a\":[1]", false),
+            (Shape::Json, "", false),
+            (Shape::DebugInfo, &redirect, true),
+            (Shape::DebugInfo, &redirect.replace("../nar/", "nar/"), false),
+            (Shape::DebugInfo, &redirect.replace("../nar/", "../nar/../"), false),
+            (Shape::DebugInfo, &redirect.replace("member", "x"), false),
+            (Shape::DebugInfo, "[]", false),
+        ] {
+            assert_eq!(check(shape, body.as_bytes()).is_ok(), fits, "{shape:?} {body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrapped_is_undone_within_its_bound() {
+        let mut headers = HeaderMap::new();
+        assert!(Wrapping::of(&headers).unwrap().0.is_none());
+        headers.insert(CONTENT_ENCODING, "zstd".parse().unwrap());
+        let wrapping = Wrapping::of(&headers).unwrap();
+        let body = Bytes::from(zstd::encode_all(&[b'a'; 1000][..], 3).unwrap());
+        assert_eq!(wrapping.undo(body.clone(), 1000).await.unwrap().len(), 1000);
+        let long = wrapping.undo(body, 999).await;
+        assert!(matches!(long, Err(Refusal::TooLong { .. })), "{long:?}");
+        let wrong = wrapping.undo(Bytes::from_static(b"x"), 999).await;
+        assert!(matches!(wrong, Err(Refusal::Encoding(_))), "{wrong:?}");
+        headers.insert(CONTENT_ENCODING, "lzip".parse().unwrap());
+        assert!(matches!(Wrapping::of(&headers), Err(Refusal::Encoding(_))));
     }
 }

@@ -85,8 +85,7 @@ impl Push {
     pub fn new(
         config: Config,
         own_key: Option<SecretKey>,
-        store: Store,
-        cache: Cache,
+        (store, cache): (Store, Cache),
         (targets, others): (Vec<Upstream>, Vec<Upstream>),
         metrics: Metrics,
     ) -> Self {
@@ -95,8 +94,8 @@ impl Push {
             store,
             cache,
             uploads: upload::Uploads::default(),
-            turns: accept::Turns::default(),
             workers: worker::Workers::new(&targets, config.limit),
+            turns: accept::Turns::default(),
             targets,
             others,
             others_memory: others::Others::default(),

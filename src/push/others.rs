@@ -217,3 +217,49 @@ impl Push {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nix::StoreDir;
+
+    const SAMPLE: &str = include_str!("../../tests/data/9d82wl65gr2phigksgzzimbdf176rx4c.narinfo");
+
+    fn found(nar_hash: Option<NarHash>) -> Found {
+        let narinfo = NarInfo::parse(SAMPLE.as_bytes(), &StoreDir::default()).unwrap();
+        let valid = narinfo.signatures.clone();
+        let nar_hash = nar_hash.unwrap_or(narinfo.nar_hash);
+        Found { narinfo: NarInfo { nar_hash, ..narinfo }, valid, upstream: "https://a".into() }
+    }
+
+    #[test]
+    fn what_was_heard_is_judged_by_the_nar() {
+        let (same, other) = (found(None), found(Some(NarHash::from_bytes([1; 32]))));
+        let nar_hash = same.narinfo.nar_hash;
+        let said = |found: &[&Found], is_partial| {
+            let found = found.iter().copied().cloned().collect();
+            Heard { found, is_partial }.of(nar_hash)
+        };
+        assert_eq!(said(&[], false), Said::Absent);
+        assert_eq!(said(&[], true), Said::Unknown);
+        assert_eq!(said(&[&other], false), Said::Differs);
+        // One that has another NAR is enough, whatever the silent ones would say.
+        assert_eq!(said(&[&other], true), Said::Differs);
+        let signatures = Said::Same(same.valid.clone());
+        assert_eq!(said(&[&same, &same], false), signatures);
+        assert_eq!(said(&[&other, &same], true), signatures);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_all_of_them_said_is_remembered_and_not_for_ever() {
+        let others = Others::default();
+        let key = StorePathHash::from_bytes([7; 20]);
+        others.note(key, &Heard { found: Vec::new(), is_partial: true });
+        assert_eq!(others.recall(key), None);
+        let all = Heard::default();
+        others.note(key, &all);
+        assert_eq!(others.recall(key), Some(all));
+        tokio::time::advance(HEARD_TTL).await;
+        assert_eq!(others.recall(key), None);
+    }
+}

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use redb::WriteTransaction;
 
 use super::command::Reply;
-use super::kept::held_in;
 use super::keys::{AliasKey, SmallKey};
 use super::queue_care::Forgetting;
 use super::records::Small;
@@ -165,7 +164,7 @@ impl Writer {
         let Acceptance { stored, nar, upload, targets } = acceptance;
         let nar_hash = stored.narinfo.nar_hash;
         // It was damaged, and withdrawn meanwhile.
-        if nar.nar_hash() != nar_hash || held_in(txn, nar_hash)?.is_none() {
+        if nar.nar_hash() != nar_hash || self.held_in(txn, nar_hash)?.is_none() {
             return Ok(Err(Error::Corrupt(nar_hash)));
         }
         let key = stored.narinfo.store_path.hash();
@@ -176,8 +175,9 @@ impl Writer {
         if let Some(name) = upload {
             self.bind_in(txn, alias_key(*name), nar_hash)?;
         }
-        if let Some((id, record)) = held_in(txn, nar_hash)? {
-            let origin = if self.keeps(txn, nar_hash)? { Origin::Kept } else { Origin::Ours };
+        if let Some((id, record)) = self.held_in(txn, nar_hash)? {
+            let is_kept = self.keeps(txn, nar_hash)?;
+            let origin = if is_kept { Origin::Kept } else { stored.origin.min(Origin::Ours) };
             self.set_origin(txn, id, record, origin)?;
         }
         Ok(Ok(()))
@@ -233,7 +233,8 @@ impl Writer {
     fn drop_unread(&mut self, nar_hashes: &[NarHash]) -> Result<(), Fault> {
         let mut chosen = Vec::new();
         for nar_hash in nar_hashes.iter().filter(|nar_hash| !self.is_wanted(**nar_hash)) {
-            let found = super::evict::held_in(&self.session.index, *nar_hash)?;
+            let found = super::evict::held_in(&self.session.index, *nar_hash);
+            let found = self.session.sound(found)?;
             if let Some((id, record)) = found
                 && lock(&self.session.pins).doom_unread(id)
             {

@@ -34,8 +34,6 @@ pub(super) enum Act {
     Index(IndexOp),
     /// What is made durable together with its NARs.
     Push(PushOp),
-    /// Rows of the queue are damaged.
-    MendQueue,
     /// More ids for fills: all reserved ones are given.
     Ids(Reply<()>),
     /// Room is wanted that is not there.
@@ -50,6 +48,8 @@ pub(super) enum Act {
     Damaged { place: Place, nar_hash: NarHash },
     /// A NAR has to go.
     Withdraw { nar_hash: NarHash, reply: Reply<()> },
+    /// A reader met a damaged row of the index.
+    Mend,
     /// The last reader of a doomed NAR left.
     Unread,
     /// What is finished so far is to be durable.
@@ -70,7 +70,7 @@ impl Act {
             Self::Row { .. }
             | Self::Abandon(_)
             | Self::Damaged { .. }
-            | Self::MendQueue
+            | Self::Mend
             | Self::Unread => {}
         }
     }

@@ -5,7 +5,7 @@ use super::index::Index;
 use super::keys::id_of_key;
 use super::lock;
 use super::nar::Place;
-use super::records::{NarRecord, Part};
+use super::records::{NarRecord, Part, record};
 use super::shared::sentence;
 use super::tables::{Fault, NAR};
 use super::writer::{Durable, Writer};
@@ -32,6 +32,20 @@ fn is_io(fault: &Fault) -> bool {
     }
 }
 
+/// Whether the disk is full, or takes nothing any more: a segment is no worse for it, and what was
+/// refused is done when there is room again.
+pub(super) fn is_full(fault: &Fault) -> bool {
+    let by_kind = |error: &std::io::Error| {
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+    };
+    match fault {
+        Fault::Io { source, .. } => by_kind(source),
+        Fault::Redb(error) => matches!(&**error, redb::Error::Io(error) if by_kind(error)),
+        Fault::Damaged(_) | Fault::Missing(_) | Fault::Refused(_) | Fault::Panicked => false,
+    }
+}
+
 impl Writer {
     /// A reader could not read a row, or it is not what was written.
     pub(super) fn damaged(&mut self, place: Place, nar_hash: NarHash) -> Result<(), Fault> {
@@ -43,6 +57,11 @@ impl Writer {
         Index::probe(&self.shared.disk)?;
         let is_failed = self.segments.get(&segment).is_none_or(|state| state.record.failed);
         if !is_failed && let Err(fault) = self.session.segments.check_open(segment) {
+            if is_io(&fault) && (is_full(&fault) || self.can_be_read(segment)) {
+                let fault = sentence(&fault);
+                tracing::warn!(segment, %fault, "segment cannot be opened now");
+                return Ok(());
+            }
             return self.fail_segment(segment, &fault);
         }
         match self.session.segments.read_row(segment, id, row.number) {
@@ -50,6 +69,7 @@ impl Writer {
                 tracing::warn!(segment, id, row = row.number, "row could be read at second try");
                 return Ok(());
             }
+            Err(fault) if !is_failed && is_full(&fault) => return Ok(()),
             Err(fault) if !is_failed && !is_io(&fault) && !matches!(fault, Fault::Damaged(_)) => {
                 return self.fail_segment(segment, &fault);
             }
@@ -63,10 +83,7 @@ impl Writer {
     /// This NAR has to go, and not one that has its name by now.
     fn withdraw_id(&mut self, id: u64) -> Result<(), Fault> {
         self.leave_group(|nar| nar.id == id);
-        let found = self.session.index.read(|txn| {
-            let body = NAR.get(txn, &id.to_be_bytes())?;
-            body.map(|body| NarRecord::from_bytes(NAR, &body)).transpose()
-        })?;
+        let found = self.session.sound(self.session.index.read(|txn| record(txn, id)))?;
         match found.filter(|record| !record.doomed) {
             Some(record) => {
                 lock(&self.session.pins).doom(id);
@@ -78,20 +95,33 @@ impl Writer {
 
     /// The writer met a fault in a segment: the disk's, which ends the session, or the segment's.
     pub(super) fn segment_trouble(&mut self, segment: u32, fault: Fault) -> Result<(), Fault> {
-        // A second time it is this place of the disk.
-        if is_io(&fault) && lock(&self.shared.shunned).insert(segment) {
-            return Err(fault);
+        if is_io(&fault) {
+            // A second time it is this place of the disk.
+            if is_full(&fault) || lock(&self.shared.shunned).insert(segment) {
+                return Err(fault);
+            }
+            if self.can_be_read(segment) {
+                let fault = sentence(&fault);
+                tracing::error!(segment, %fault, "segment cannot be written and takes no rows");
+                self.give_up_writing(segment);
+                return Ok(());
+            }
         }
         self.fail_segment(segment, &fault)
     }
 
-    /// A segment is lost with all that is in it; nothing else is.
-    fn fail_segment(&mut self, segment: u32, fault: &Fault) -> Result<(), Fault> {
-        self.shared.metrics.corrupt.inc();
-        let fault = sentence(fault);
-        tracing::error!(segment, %fault, "segment is damaged, its NARs are withdrawn");
-        self.segments.entry(segment).or_default().record.failed = true;
-        self.changed_segments.insert(segment);
+    /// Whether the disk gives all of a segment's file, whatever it says to writing. What is in such
+    /// a segment is not lost. Looked at once: it is a GiB.
+    fn can_be_read(&mut self, segment: u32) -> bool {
+        if !self.readable.contains(&segment) && self.session.segments.probe(segment).is_ok() {
+            self.readable.insert(segment);
+        }
+        self.readable.contains(&segment)
+    }
+
+    /// What was not durable in a segment is lost, and all else that is in it stays. Rows that were
+    /// to be removed from it go with its file.
+    fn give_up_writing(&mut self, segment: u32) {
         if self.current == Some(segment) {
             self.current = None;
             self.segment_dirty = false;
@@ -107,6 +137,16 @@ impl Writer {
             self.orphan(fill);
         }
         self.leave_group(|nar| lies(&nar.record.parts));
+    }
+
+    /// A segment is lost with all that is in it; nothing else is.
+    fn fail_segment(&mut self, segment: u32, fault: &Fault) -> Result<(), Fault> {
+        self.shared.metrics.corrupt.inc();
+        let fault = sentence(fault);
+        tracing::error!(segment, %fault, "segment is damaged, its NARs are withdrawn");
+        self.segments.entry(segment).or_default().record.failed = true;
+        self.changed_segments.insert(segment);
+        self.give_up_writing(segment);
         self.sweeps.push_back((segment, 0));
         self.commit_index(Durable::Yes, |_, _| Ok(()))
     }
@@ -114,7 +154,8 @@ impl Writer {
     /// Dooms some of a failed segment's NARs.
     pub(super) fn sweep_slice(&mut self, segment: u32, from: u64) -> Result<(), Fault> {
         let found = self.session.index.read(|txn| {
-            let rows = NAR.scan(txn, &from.to_be_bytes(), RECORDS_A_SWEEP, |_| true)?;
+            let rows = NAR.scan_sound(txn, &from.to_be_bytes(), RECORDS_A_SWEEP, |_| true)?;
+            let rows = self.session.sound_scan(NAR, rows);
             let record = |(key, body): (Vec<u8>, Vec<u8>)| {
                 let id = id_of_key(&key).ok_or(Fault::Damaged(NAR.name()))?;
                 Ok((id, NarRecord::from_bytes(NAR, &body)?))

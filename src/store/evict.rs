@@ -9,10 +9,10 @@ use super::command::Reply;
 use super::index::Index;
 use super::kept::KEPT_FROM;
 use super::keys::{id_of_key, nar_use_key};
-use super::records::{NarRecord, number};
+use super::records::{NarRecord, number, record, record_in};
 use super::removal::{Removal, takes_of};
 use super::room::Room;
-use super::session::Used;
+use super::session::{Session, Used};
 use super::tables::{DOOMED, Fault, NAR, NAR_HASH, NAR_USE};
 use super::writer::{Durable, Writer};
 use super::{Error, Origin, lock};
@@ -35,6 +35,7 @@ impl Writer {
         !self.room.is_empty()
             || !self.searches.is_empty()
             || !self.sweeps.is_empty()
+            || self.is_mend_due()
             || self.ready_segment().is_some()
             || (self.session.space.excess() > 0 && !self.is_stuck())
     }
@@ -46,6 +47,9 @@ impl Writer {
     /// One slice of what can wait.
     pub(super) fn in_the_background(&mut self) -> Result<(), Fault> {
         self.give_room();
+        if self.is_mend_due() {
+            return self.mend_if_due();
+        }
         if let Some(segment) = self.ready_segment() {
             self.remove_slice(segment)?;
             self.give_room();
@@ -106,17 +110,18 @@ impl Writer {
         session.index.read(|txn| {
             let mut bytes = 0;
             for entry in NAR_USE.open_for_read(txn)?.range::<&[u8]>(..KEPT_FROM.as_slice())? {
-                let (key, _) = entry?;
+                let (key, value) = entry?;
                 if bytes >= wanted || chosen.len() + renewed.len() >= NARS_A_SLICE {
                     break;
                 }
+                let sealed = NAR_USE.unseal(key.value(), value.value());
+                session.sound(sealed.map(|_| ()))?;
                 let Some(id) = id_of_key(key.value()) else { continue };
                 if session.unwritten_use(&Used::Nar(id)).is_some() {
                     renewed.push(id);
                     continue;
                 }
-                let Some(body) = NAR.get(txn, &id.to_be_bytes())? else { continue };
-                let record = NarRecord::from_bytes(NAR, &body)?;
+                let Some(record) = session.sound(record(txn, id))? else { continue };
                 // What only we have goes after all that upstream has, the group's NARs too.
                 if record.origin == Origin::Ours && !self.group.is_empty() {
                     break;
@@ -138,7 +143,7 @@ impl Writer {
     pub(super) fn doom(&mut self, chosen: &[(u64, NarRecord)]) -> Result<(), Fault> {
         self.commit_index(Durable::Yes, |writer, txn| {
             for (id, record) in chosen {
-                let gone = doom_in(txn, *id, record)?;
+                let gone = doom_in(&writer.session, txn, *id, record)?;
                 writer.uncount_kept(&gone);
             }
             writer.totals.nars -= u64::try_from(chosen.len()).unwrap_or(0).min(writer.totals.nars);
@@ -153,7 +158,7 @@ impl Writer {
     pub(super) fn withdraw(&mut self, nar_hash: NarHash) -> Result<(), Fault> {
         self.land()?;
         self.leave_group(|nar| nar.record.nar_hash == nar_hash);
-        let found = held_in(&self.session.index, nar_hash)?;
+        let found = self.session.sound(held_in(&self.session.index, nar_hash))?;
         if let Some((id, record)) = found {
             lock(&self.session.pins).doom(id);
             self.doom(&[(id, record)])?;
@@ -163,16 +168,20 @@ impl Writer {
 }
 
 /// Says what it was when it went.
-fn doom_in(txn: &WriteTransaction, id: u64, record: &NarRecord) -> Result<NarRecord, Fault> {
+fn doom_in(
+    session: &Session,
+    txn: &WriteTransaction,
+    id: u64,
+    record: &NarRecord,
+) -> Result<NarRecord, Fault> {
     let key = id.to_be_bytes();
     // The use may have been written since the record was read.
-    let current = NAR.get_in(txn, &key)?.map(|body| NarRecord::from_bytes(NAR, &body));
-    let current = current.transpose()?.unwrap_or_else(|| record.clone());
+    let current = session.sound(record_in(txn, id))?.unwrap_or_else(|| record.clone());
     NAR_USE.remove(txn, &nar_use_key(current.origin, current.last_use, id))?;
     let doomed = NarRecord { doomed: true, ..current };
     NAR.insert(txn, &key, &doomed.to_bytes())?;
     DOOMED.insert(txn, &key, &[])?;
-    let held = NAR_HASH.get_in(txn, record.nar_hash.as_bytes())?;
+    let held = session.sound(NAR_HASH.get_in(txn, record.nar_hash.as_bytes()))?;
     if held.is_some_and(|held| held == key) {
         NAR_HASH.remove(txn, record.nar_hash.as_bytes())?;
     }
@@ -183,8 +192,6 @@ pub(super) fn held_in(index: &Index, nar_hash: NarHash) -> Result<Option<(u64, N
     index.read(|txn| {
         let Some(id) = NAR_HASH.get(txn, nar_hash.as_bytes())? else { return Ok(None) };
         let id = number(NAR_HASH, &id)?;
-        let record = NAR.get(txn, &id.to_be_bytes())?;
-        let record = record.map(|body| NarRecord::from_bytes(NAR, &body)).transpose()?;
-        Ok(record.map(|record| (id, record)))
+        Ok(record(txn, id)?.map(|record| (id, record)))
     })
 }

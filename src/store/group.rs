@@ -100,8 +100,12 @@ impl Writer {
         let before = self.session.index.read(|txn| {
             let body = FILE_HASH.get(txn, finished.nar_hash.as_bytes())?;
             body.map(|body| file_hash(FILE_HASH, &body)).transpose()
-        })?;
-        let changed = before.is_some_and(|before| before != finished.file_hash);
+        });
+        // What is damaged may have been another one.
+        let changed = match before {
+            Err(Fault::Damaged(_)) => true,
+            before => before?.is_some_and(|before| before != finished.file_hash),
+        };
         let since = Instant::now();
         if changed {
             lock(&self.session.changed).insert(fill.id, since);
@@ -112,10 +116,7 @@ impl Writer {
             file_hash: finished.file_hash,
             file_size,
             // What waits for something is kept with the group.
-            origin: match finished.origin {
-                Origin::Upstream => Origin::Upstream,
-                Origin::Ours | Origin::Kept => Origin::Ours,
-            },
+            origin: finished.origin.min(Origin::Ours),
             doomed: false,
             changed,
             last_use: self.session.tick(),
@@ -150,8 +151,15 @@ impl Writer {
         if self.closing {
             self.renew_notes();
         }
-        let is_clean = !self.index_dirty && self.changed_segments.is_empty();
-        if group.is_empty() && pushes.is_empty() && is_clean {
+        // Where nothing is written, neither are uses; what was written is written once more at the
+        // end for them.
+        let has_uses = self.closing && self.index_written.is_some() && self.session.has_uses();
+        if group.is_empty()
+            && pushes.is_empty()
+            && !self.is_index_dirty()
+            && self.changed_segments.is_empty()
+            && !has_uses
+        {
             return Ok(());
         }
         for nar in &group {
@@ -234,8 +242,8 @@ impl Writer {
             META.insert(&txn, META_TOTALS, &self.totals.to_bytes())?;
             Ok(txn.commit()?)
         })?;
-        self.index_dirty = durable == Durable::No;
-        if self.index_dirty {
+        self.index_written = Some(durable);
+        if self.is_index_dirty() {
             self.waiting_since.get_or_insert_with(Instant::now);
         }
         session.narinfos.store(self.totals.narinfos, Ordering::Relaxed);

@@ -24,10 +24,10 @@ const CACHE_BYTES: usize = 8 << 20;
 const REST_CACHE_BYTES: usize = 1 << 20;
 
 /// What we write; a higher number is a newer snowberry's.
-const FORMAT: u64 = 2;
+pub(super) const FORMAT: u64 = 2;
 
 /// The first one, without the tables of the push side: taken over when it is opened.
-const FORMAT_BEFORE_PUSH: u64 = 1;
+pub(super) const FORMAT_BEFORE_PUSH: u64 = 1;
 
 /// Names in `meta-1`.
 pub(super) const META_FORMAT: &[u8] = b"format";
@@ -249,10 +249,20 @@ fn closed() -> Fault {
     Fault::Refused("the index is closed".into())
 }
 
+/// Without its format nobody knows what the rest means.
+const FORMAT_LOST: &str = "the store's index is damaged where it says its format: put a copy of \
+                           index.redb back, or move the store's files away to begin a new store";
+
 fn check_format(database: &Database) -> Result<(), Fault> {
     let txn = database.begin_read()?;
-    let format = META.get(&txn, META_FORMAT)?.ok_or(Fault::Damaged(META.name()))?;
-    let format = number(META, &format)?;
+    let format = META.get(&txn, META_FORMAT).and_then(|body| match body {
+        Some(body) => number(META, &body),
+        None => Err(Fault::Damaged(META.name())),
+    });
+    if let Err(Fault::Damaged(_)) = &format {
+        return Err(Fault::Refused(FORMAT_LOST.into()));
+    }
+    let format = format?;
     if format > FORMAT {
         let sentence = format!(
             "the store is of format {format} and this snowberry reads {FORMAT}: run the newer \
@@ -268,11 +278,7 @@ fn check_format(database: &Database) -> Result<(), Fault> {
 }
 
 /// Whether the index has the tables of the push side.
-pub(super) fn has_push_tables(txn: &ReadTransaction) -> Result<bool, Fault> {
-    Ok(meta_number(txn, META_FORMAT)?.is_some_and(|format| format > FORMAT_BEFORE_PUSH))
-}
-
-/// A number in `meta-1`.
-pub(super) fn meta_number(txn: &ReadTransaction, name: &[u8]) -> Result<Option<u64>, Fault> {
-    META.get(txn, name)?.map(|body| number(META, &body)).transpose()
+fn has_push_tables(txn: &ReadTransaction) -> Result<bool, Fault> {
+    let format = META.get(txn, META_FORMAT)?.map(|body| number(META, &body)).transpose()?;
+    Ok(format.is_some_and(|format| format > FORMAT_BEFORE_PUSH))
 }

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use super::keys::{AliasKey, SmallKey, id_of_key, key_of_path, nar_use_key, path_key};
-use super::queue_rows::{self, Row, Target};
-use super::records::{NarRecord, Small, number, origin_byte};
+use super::queue_rows::{self, Row, Target, target_of};
+use super::records::{NarRecord, Small, number, origin_byte, record_in};
 use super::removal::takes_of;
 use super::tables::{Fault, NAR, NAR_HASH, NAR_USE, NARINFO, PATHS, SMALL_USE, TARGET, UNBOUND};
 use super::uploads::Unbound;
@@ -41,14 +41,15 @@ impl Kept {
     pub(super) fn load(txn: &ReadTransaction) -> Result<Self, Fault> {
         let mut kept = Self::default();
         for entry in TARGET.open_for_read(txn)?.range::<&[u8]>(..)? {
-            let (key, _) = entry?;
-            // What was acknowledged is shown even where the name of its target is damaged.
-            if let Some((id, url)) = key.value().split_first_chunk() {
-                let url = String::from_utf8_lossy(url).into_owned();
-                kept.targets.insert(u32::from_be_bytes(*id), Target::new(url));
+            let (key, value) = entry?;
+            let url = TARGET.unseal(key.value(), value.value()).map(<[u8]>::to_vec);
+            let url = url.map(String::from_utf8);
+            match (target_of(key.value()), url) {
+                (Some(id), Ok(Ok(url))) => drop(kept.targets.insert(id, Target::new(url))),
+                (_, _) => kept.is_damaged = true,
             }
         }
-        kept.is_damaged = queue_rows::load(txn, &mut kept.targets)?;
+        kept.is_damaged |= queue_rows::load(txn, &mut kept.targets)?;
         for entry in UNBOUND.open_for_read(txn)?.range::<&[u8]>(..)? {
             let (key, value) = entry?;
             let body = UNBOUND.unseal(key.value(), value.value());
@@ -90,8 +91,15 @@ impl Writer {
             busy.map(|(id, _)| *id).collect()
         };
         for id in ids {
-            if Row::of(txn, id, what)?.is_some_and(|row| !row.lost) {
-                return Ok(true);
+            match Row::of(txn, id, what) {
+                Ok(Some(row)) if !row.lost => return Ok(true),
+                Ok(_) => {}
+                // Its key says that it waits.
+                Err(Fault::Damaged(table)) => {
+                    self.session.sound::<()>(Err(Fault::Damaged(table)))?;
+                    return Ok(true);
+                }
+                Err(fault) => return Err(fault),
             }
         }
         Ok(false)
@@ -152,7 +160,7 @@ impl Writer {
         nar_hash: NarHash,
         no_longer: Origin,
     ) -> Result<(), Fault> {
-        let Some((id, record)) = held_in(txn, nar_hash)? else { return Ok(()) };
+        let Some((id, record)) = self.held_in(txn, nar_hash)? else { return Ok(()) };
         let origin = match record.origin {
             _ if self.keeps(txn, nar_hash)? => Origin::Kept,
             Origin::Kept => no_longer,
@@ -204,16 +212,13 @@ impl Writer {
         if self.is_queued(txn, what)? {
             return Ok(());
         }
-        let key = match what {
-            Queued::Path(key) => {
-                if let Some(nar_hash) = nar_of(txn, *key)? {
-                    self.settle(txn, nar_hash, to)?;
-                }
-                SmallKey::Narinfo(*key)
-            }
-            Queued::Document(name) => SmallKey::Document(name.clone()),
-        };
-        set_use(txn, &key, self.session.tick())?;
+        if let Queued::Path(key) = what
+            && let Some(nar_hash) = nar_of(txn, *key)?
+        {
+            self.settle(txn, nar_hash, to)?;
+        }
+        let key = SmallKey::from(what);
+        self.session.sound(set_use(txn, &key, self.session.tick()))?;
         self.release_strays(txn)
     }
 
@@ -233,8 +238,7 @@ impl Writer {
             };
             let Some(first) = first else { break };
             let id = id_of_key(&first).unwrap_or_default();
-            let body = NAR.get_in(txn, &id.to_be_bytes())?;
-            let record = body.map(|body| NarRecord::from_bytes(NAR, &body)).transpose()?;
+            let record = self.session.sound(record_in(txn, id))?;
             if let Some(record) = record.filter(|record| record.origin == Origin::Kept) {
                 self.set_origin(txn, id, record, Origin::Ours)?;
             }
@@ -243,18 +247,19 @@ impl Writer {
         self.totals.kept_bytes = 0;
         Ok(())
     }
-}
 
-/// The held NAR of a hash as a write transaction sees it.
-pub(super) fn held_in(
-    txn: &WriteTransaction,
-    nar_hash: NarHash,
-) -> Result<Option<(u64, NarRecord)>, Fault> {
-    let Some(id) = NAR_HASH.get_in(txn, nar_hash.as_bytes())? else { return Ok(None) };
-    let id = number(NAR_HASH, &id)?;
-    let Some(body) = NAR.get_in(txn, &id.to_be_bytes())? else { return Ok(None) };
-    let record = NarRecord::from_bytes(NAR, &body)?;
-    Ok(Some((id, record)).filter(|(_, record)| !record.doomed))
+    /// The held NAR of a hash as a write transaction sees it.
+    pub(super) fn held_in(
+        &self,
+        txn: &WriteTransaction,
+        nar_hash: NarHash,
+    ) -> Result<Option<(u64, NarRecord)>, Fault> {
+        let id = NAR_HASH.get_in(txn, nar_hash.as_bytes());
+        let id = id.and_then(|id| id.map(|id| number(NAR_HASH, &id)).transpose());
+        let Some(id) = self.session.sound(id)? else { return Ok(None) };
+        let record = self.session.sound(record_in(txn, id))?;
+        Ok(record.filter(|record| !record.doomed).map(|record| (id, record)))
+    }
 }
 
 /// The NAR that a kept narinfo names.

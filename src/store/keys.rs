@@ -64,6 +64,17 @@ pub(super) enum SmallKey {
 pub(super) type AliasKey = [u8; 33];
 
 impl SmallKey {
+    /// What a row of `narinfo-1`, `document-1` or `alias-1` is called.
+    pub(super) fn of(table: Table, key: &[u8]) -> Option<Self> {
+        if table == super::tables::NARINFO {
+            return key.try_into().ok().map(|key| Self::Narinfo(StorePathHash::from_bytes(key)));
+        }
+        if table == super::tables::ALIAS {
+            return key.try_into().ok().map(Self::Alias);
+        }
+        String::from_utf8(key.to_vec()).ok().map(Self::Document)
+    }
+
     pub(super) fn table(&self) -> Table {
         match self {
             Self::Narinfo(_) => super::tables::NARINFO,

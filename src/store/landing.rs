@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::damage::is_full;
 use super::disk::Mode;
 use super::fill::Fill;
 use super::keys::row_key;
@@ -125,9 +126,13 @@ impl Writer {
             let shunned = lock(&self.shared.shunned).clone();
             let has_room = |(segment, state): &(&u32, &SegmentState)| {
                 let takes_rows = !state.record.failed && !shunned.contains(segment);
-                takes_rows && state.bytes() < SEGMENT_REUSE_BYTES
+                let is_last = self.last_current == Some(**segment);
+                let full = if is_last { SEGMENT_FULL_BYTES } else { SEGMENT_REUSE_BYTES };
+                takes_rows && state.bytes() < full
             };
-            let reuse = self.segments.iter().find(has_room);
+            // One that was left for a rest is filled up before another is begun.
+            let last = self.last_current.and_then(|last| self.segments.get_key_value(&last));
+            let reuse = last.filter(has_room).or_else(|| self.segments.iter().find(has_room));
             let segment = reuse.map_or_else(|| self.next_segment(), |(segment, _)| *segment);
             let floor = self.floor(true);
             let state = self.segments.entry(segment).or_default();
@@ -140,10 +145,11 @@ impl Writer {
             match self.open_current(segment, is_empty) {
                 Ok(()) => {
                     self.current = Some(segment);
+                    self.last_current = Some(segment);
                     return Ok(segment);
                 }
                 // Nobody loses anything by it, so it is the disk's trouble.
-                Err(fault) if is_empty => return Err(fault),
+                Err(fault) if is_empty || is_full(&fault) => return Err(fault),
                 Err(fault) => {
                     let fault = sentence(&fault);
                     tracing::error!(segment, %fault, "segment cannot be written");

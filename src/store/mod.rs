@@ -40,6 +40,7 @@ mod filling;
 mod room;
 // The one writer.
 mod open;
+mod load;
 mod life;
 mod writer;
 mod landing;
@@ -48,6 +49,8 @@ mod small;
 mod evict;
 mod removal;
 mod damage;
+mod mend;
+mod mending;
 mod rest;
 // What is acknowledged, and waits to be carried on.
 mod push;

@@ -174,7 +174,7 @@ pub(super) fn entry_of(session: &Session, nar_hash: NarHash) -> Result<Option<Ar
     if let Some(entry) = lock(&session.overlay).nars.get(&nar_hash) {
         return Ok(Some(entry.clone()));
     }
-    session.index.read(|txn| {
+    let found = session.index.read(|txn| {
         let Some(id) = NAR_HASH.get(txn, nar_hash.as_bytes())? else { return Ok(None) };
         let id = number(NAR_HASH, &id)?;
         let Some(record) = NAR.get(txn, &id.to_be_bytes())? else { return Ok(None) };
@@ -184,7 +184,8 @@ pub(super) fn entry_of(session: &Session, nar_hash: NarHash) -> Result<Option<Ar
         }
         let since = lock(&session.changed).get(&id).copied().unwrap_or(session.opened);
         Ok(Some(Arc::new(Entry { id, record, since, listing: None })))
-    })
+    });
+    session.sound(found)
 }
 
 /// The `.ls` of a held NAR.

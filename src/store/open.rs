@@ -6,64 +6,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use redb::ReadTransaction;
-
-use super::index::{
-    FILE_NAME, Index, META_BUDGET, META_NEXT_ID, META_STORE_ID, META_TOTALS, StoreId,
-    has_push_tables, meta_number,
-};
-use super::kept::Kept;
-use super::keys::id_of_key;
+use super::index::{FILE_NAME, Index, StoreId};
+use super::load::{Loaded, Totals, first_budget, load, mended, new_store_id};
 use super::lock;
-use super::records::{NarRecord, SegmentRecord};
+use super::mend::Known;
 use super::removal::Removal;
 use super::segment::{Segments, number_of};
 use super::session::Session;
 use super::shared::Shared;
-use super::space::{Space, default_budget};
-use super::tables::{DOOMED, Fault, META, NAR, SEGMENT};
+use super::space::Space;
+use super::tables::{Fault, META};
 use super::writer::SegmentState;
-
-/// The figures that are kept with the index.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Totals {
-    pub(super) narinfos: u64,
-    pub(super) nars: u64,
-    /// Bytes of narinfos and documents.
-    pub(super) small_bytes: u64,
-    /// Where the order of use goes on.
-    pub(super) use_counter: u64,
-    /// Bytes of NARs that may not be evicted.
-    pub(super) kept_bytes: u64,
-    /// Where the order of acceptance goes on.
-    pub(super) next_seq: u64,
-}
-
-impl Totals {
-    pub(super) fn to_bytes(self) -> Vec<u8> {
-        let before_push = [self.narinfos, self.nars, self.small_bytes, self.use_counter];
-        let numbers = before_push.into_iter().chain([self.kept_bytes, self.next_seq]);
-        numbers.flat_map(u64::to_be_bytes).collect()
-    }
-
-    fn from_bytes(body: &[u8]) -> Result<Self, Fault> {
-        let (numbers, rest) = body.as_chunks::<8>();
-        // The first format had four.
-        if !matches!((numbers.len(), rest), (4 | 6, [])) {
-            return Err(Fault::Damaged(META.name()));
-        }
-        let mut numbers = numbers.iter().map(|number| u64::from_be_bytes(*number));
-        let mut next = || numbers.next().unwrap_or(0);
-        Ok(Self {
-            narinfos: next(),
-            nars: next(),
-            small_bytes: next(),
-            use_counter: next(),
-            kept_bytes: next(),
-            next_seq: next(),
-        })
-    }
-}
 
 /// Held while the folder is ours.
 pub(super) type FolderLock = Box<dyn std::fmt::Debug + Send + Sync>;
@@ -78,6 +31,7 @@ pub(super) struct Opened {
     pub(super) searches: Vec<(u32, u64, u64)>,
     /// Damaged segments whose NARs have to go, and from which id on.
     pub(super) sweeps: Vec<(u32, u64)>,
+    pub(super) known: Known,
     /// Held while the session lives.
     pub(super) folder_lock: FolderLock,
 }
@@ -93,26 +47,33 @@ pub(super) fn open(shared: &Shared) -> Result<Opened, Fault> {
         if let (Some(_), Some(path)) = (marked, marker) {
             return Err(missing(path));
         }
-        let mut store_id = StoreId::default();
-        getrandom::fill(&mut store_id)
-            .map_err(|error| Fault::Refused(format!("no random numbers: {error}").into()))?;
         let space = disk.space().map_err(Fault::io("ask for free space"))?;
-        let budget = shared.config.budget.map_or_else(|| default_budget(space), |size| size.0);
-        Index::create(disk, &shared.meters, store_id, budget)?;
+        Index::create(disk, &shared.meters, new_store_id()?, first_budget(shared, space))?;
     }
-    let (index, loaded) = Index::open(disk, &shared.meters, |txn| {
+    let (index, mut loaded) = Index::open(disk, &shared.meters, |txn| {
         let loaded = load(txn)?;
         match (marker, marked) {
-            (Some(path), Some(id)) if id != loaded.store_id => Err(another(path)),
+            (Some(path), Some(id)) if loaded.store_id.is_some_and(|found| found != id) => {
+                Err(another(path))
+            }
             (_, _) => Ok(loaded),
         }
     })?;
-    if let (Some(path), None) = (marker, marked) {
-        write_marker(path, loaded.store_id)?;
-    }
     index.take_over()?;
+    if loaded.hurt {
+        loaded = mended(shared, &index, &names, marked, &loaded)?;
+    }
+    let (Some(store_id), Some(budget), Some(next_id)) =
+        (loaded.store_id, loaded.budget, loaded.next_id)
+    else {
+        return Err(Fault::Damaged(META.name()));
+    };
+    if let (Some(path), None) = (marker, marked) {
+        write_marker(path, store_id)?;
+    }
     remove_strangers(shared, &names, &loaded.segments)?;
-    Ok(begin(shared, index, loaded, folder_lock))
+    let known = Known { store_id, budget, next_id: Some(next_id) };
+    Ok(begin(shared, index, loaded, known, folder_lock))
 }
 
 fn lock_fault(source: std::io::Error) -> Fault {
@@ -167,48 +128,6 @@ fn write_marker(path: &Path, store_id: StoreId) -> Result<(), Fault> {
     folder.sync_all().map_err(Fault::io(act))
 }
 
-struct Loaded {
-    store_id: StoreId,
-    budget: u64,
-    next_id: u64,
-    totals: Totals,
-    segments: BTreeMap<u32, SegmentState>,
-    doomed: Vec<Removal>,
-    kept: Kept,
-}
-
-fn load(txn: &ReadTransaction) -> Result<Loaded, Fault> {
-    let damaged = || Fault::Damaged(META.name());
-    let store_id = META.get(txn, META_STORE_ID)?.ok_or_else(damaged)?;
-    let totals = META.get(txn, META_TOTALS)?;
-    let mut segments = BTreeMap::new();
-    for (key, body) in SEGMENT.scan(txn, &[], usize::MAX, |_| true)? {
-        let number = key.first_chunk().map(|number| u32::from_be_bytes(*number));
-        let record = SegmentRecord::from_bytes(SEGMENT, &body)?;
-        let state = SegmentState { record, ..SegmentState::default() };
-        segments.insert(number.ok_or(Fault::Damaged(SEGMENT.name()))?, state);
-    }
-    let mut doomed = Vec::new();
-    for (key, _) in DOOMED.scan(txn, &[], usize::MAX, |_| true)? {
-        let record = NAR.get(txn, &key)?.map(|body| NarRecord::from_bytes(NAR, &body));
-        if let (Some(id), Some(record)) = (id_of_key(&key), record.transpose()?) {
-            doomed.push(Removal::known(id, &record));
-        }
-    }
-    let totals = totals.map(|body| Totals::from_bytes(&body)).transpose()?.unwrap_or_default();
-    let mut kept = if has_push_tables(txn)? { Kept::load(txn)? } else { Kept::default() };
-    kept.bytes = totals.kept_bytes;
-    Ok(Loaded {
-        store_id: store_id.try_into().map_err(|_| damaged())?,
-        budget: meta_number(txn, META_BUDGET)?.ok_or_else(damaged)?,
-        next_id: meta_number(txn, META_NEXT_ID)?.ok_or_else(damaged)?,
-        totals,
-        segments,
-        doomed,
-        kept,
-    })
-}
-
 /// A segment is noted before it is made: a file that the index does not know holds nothing.
 fn remove_strangers(
     shared: &Shared,
@@ -223,21 +142,28 @@ fn remove_strangers(
     Ok(())
 }
 
-fn begin(shared: &Shared, index: Index, loaded: Loaded, folder_lock: FolderLock) -> Opened {
-    let budget = shared.config.budget.map_or(loaded.budget, |size| size.0);
+fn begin(
+    shared: &Shared,
+    index: Index,
+    loaded: Loaded,
+    known: Known,
+    folder_lock: FolderLock,
+) -> Opened {
+    let budget = shared.config.budget.map_or(known.budget, |size| size.0);
+    let next_id = known.next_id.unwrap_or(0);
     let kept = loaded.segments.values().map(|segment| segment.record.count_bytes).sum();
     let segments = Segments::new(shared.disk.clone(), shared.meters.clone());
     let session = Session::new(index, segments, Space::new(budget, kept));
     *lock(&session.kept) = loaded.kept;
     *lock(&shared.kept) = session.kept.clone();
-    *lock(&session.ids) = (loaded.next_id, loaded.next_id);
+    *lock(&session.ids) = (next_id, next_id);
     session.use_counter.store(loaded.totals.use_counter, Ordering::Relaxed);
     session.narinfos.store(loaded.totals.narinfos, Ordering::Relaxed);
     session.nars.store(loaded.totals.nars, Ordering::Relaxed);
     session.space.publish(&shared.metrics);
     let searches = loaded.segments.iter().filter_map(|(number, state)| {
         let noted = state.record.noted_from.filter(|_| !state.record.failed);
-        noted.map(|from| (*number, from, loaded.next_id))
+        noted.map(|from| (*number, from, next_id))
     });
     let sweeps = loaded.segments.iter().filter(|(_, state)| state.record.failed);
     Opened {
@@ -247,6 +173,7 @@ fn begin(shared: &Shared, index: Index, loaded: Loaded, folder_lock: FolderLock)
         sweeps: sweeps.map(|(number, _)| (*number, 0)).collect(),
         segments: loaded.segments,
         removals: loaded.doomed,
+        known,
         folder_lock,
     }
 }

@@ -139,8 +139,8 @@ impl Store {
 
     /// Publishes a path and queues it, in one durable transaction: narinfo, alias and rows are all
     /// there after a power cut, or none is. A row that is there already gets a new `seq`. While a
-    /// row of any target waits, neither the NAR nor the narinfo is evicted. [`Error::Corrupt`] when
-    /// the NAR was withdrawn meanwhile.
+    /// row of any target waits, neither the NAR nor the narinfo is evicted; without rows the NAR is
+    /// of the narinfo's origin. [`Error::Corrupt`] when the NAR was withdrawn meanwhile.
     pub async fn accept(&self, acceptance: Acceptance, now_s: u64) -> Result<(), Error> {
         let session = self.shared.session()?;
         let acceptance = Box::new(acceptance);
@@ -175,11 +175,7 @@ impl Store {
         let rows = self.shared.on_index(&session, move |session| {
             queue_rows::rows(session, &target, after_seq, count_max)
         });
-        let (rows, is_damaged) = within(INDEX_WAIT, rows).await?;
-        if is_damaged {
-            self.shared.commands.push_now(Command::In(session, Act::MendQueue));
-        }
-        Ok(rows)
+        within(INDEX_WAIT, rows).await
     }
 
     /// The row of one thing at a target.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use redb::{ReadableTable, WriteTransaction};
 
-use super::kept::Kept;
-use super::queue_rows::{Row, name_of, row_key, seq_key, target_key, what_of};
+use super::keys::SmallKey;
+use super::queue_rows::{Row, seq_key, target_keys, target_of, what_of};
 use super::tables::{Fault, QUEUE, QUEUE_SEQ, TARGET};
-use super::writer::{Durable, Writer};
+use super::writer::Writer;
 use super::{Origin, lock};
 
 /// Rows of a target that are looked at in one transaction while it is forgotten: the writer has
@@ -62,52 +62,124 @@ impl Writer {
             at.after = Some(key);
         }
         if at.done && !only_lost {
-            TARGET.remove(txn, &target_key(id, target))?;
-            lock(&self.session.kept).targets.remove(&id);
+            self.drop_target(txn, id)?;
         }
         Ok(())
     }
 
-    /// What is queued is what the keys of `queue-1` say: a damaged row waits again, at the end, and
-    /// the order is written anew where it does not agree.
-    pub(super) fn mend_queue(&mut self) -> Result<(), Fault> {
-        self.shared.metrics.corrupt.inc();
-        tracing::warn!("rows of the queue are damaged and written anew");
-        self.commit_index(Durable::Yes, Self::mend_queue_in)?;
-        let counted = self.session.index.read(Kept::load)?;
-        lock(&self.session.kept).targets = counted.targets;
-        Ok(())
-    }
-
-    fn mend_queue_in(&mut self, txn: &WriteTransaction) -> Result<(), Fault> {
-        let rows: Vec<(Vec<u8>, Option<Row>)> = {
-            let mut rows = Vec::new();
-            for entry in QUEUE.open_in(txn)?.range::<&[u8]>(..)? {
-                let (key, value) = entry?;
-                let row = QUEUE.unseal(key.value(), value.value()).and_then(Row::from_bytes);
-                rows.push((key.value().to_vec(), row.ok()));
-            }
-            rows
+    /// A target without rows is forgotten, and what damage left of its order. One for which
+    /// something was accepted meanwhile stays.
+    fn drop_target(&self, txn: &WriteTransaction, id: u32) -> Result<(), Fault> {
+        let mut kept = lock(&self.session.kept);
+        if kept.targets.get(&id).is_none_or(|target| !target.is_empty()) {
+            return Ok(());
+        }
+        kept.targets.remove(&id);
+        drop(kept);
+        for key in target_keys(id) {
+            TARGET.remove(txn, &key)?;
+        }
+        let order: Vec<Vec<u8>> = {
+            let table = QUEUE_SEQ.open_in(txn)?;
+            let rows = table.range::<&[u8]>(id.to_be_bytes().as_slice()..)?;
+            let keys = rows.map(|row| row.map(|(key, _)| key.value().to_vec()));
+            let own = |key: &Result<Vec<u8>, redb::StorageError>| {
+                key.as_ref().map_or(true, |key| key.starts_with(&id.to_be_bytes()))
+            };
+            keys.take_while(own).collect::<Result<_, _>>()?
         };
-        QUEUE_SEQ.open_in(txn)?.retain(|_, _| false)?;
-        // When it was accepted is not known any more: no later than the last of its target.
-        let mut last_at_s = BTreeMap::<u32, u64>::new();
-        for (key, row) in rows {
-            let id_and_name = key.split_first_chunk();
-            let parsed = id_and_name.map(|(id, name)| (u32::from_be_bytes(*id), what_of(name)));
-            let Some((id, Ok(what))) = parsed else {
-                QUEUE.remove(txn, &key)?;
-                continue;
-            };
-            let at_s = last_at_s.entry(id).or_default();
-            let row = match row {
-                Some(row) => row,
-                None => self.next_row(0, *at_s),
-            };
-            *at_s = row.queued_at_s.max(*at_s);
-            QUEUE.insert(txn, &row_key(id, &what), &row.to_bytes())?;
-            QUEUE_SEQ.insert(txn, &seq_key(id, row.seq), &name_of(&what))?;
+        for key in order {
+            QUEUE_SEQ.remove(txn, &key)?;
         }
         Ok(())
     }
+}
+
+/// Rows of the queue that are to be written anew.
+struct Salvage {
+    rows: BTreeMap<(u32, Vec<u8>), Row>,
+    /// When rows of a target were accepted, last.
+    last_at_s: BTreeMap<u32, u64>,
+    damaged: u64,
+}
+
+impl Salvage {
+    /// What is damaged in one of the tables is whole in the other: a row waits again, in its place,
+    /// unless it is there already.
+    fn add(&mut self, target: u32, name: &[u8], seq: u64) {
+        let queued_at_s = self.last_at_s.get(&target).copied().unwrap_or(0);
+        let row = Row { seq, queued_at_s, len_bytes: 0, lost: false };
+        self.rows.entry((target, name.to_vec())).or_insert_with(|| {
+            self.damaged += 1;
+            row
+        });
+    }
+}
+
+/// The queue is written anew from what is sound in its two tables. A row that is damaged in both is
+/// taken at its key's word when the index has something of that name. Says how many were damaged.
+pub(super) fn mend_queue(txn: &WriteTransaction, next_seq: &mut u64) -> Result<u64, Fault> {
+    let mut salvage = Salvage { rows: BTreeMap::new(), last_at_s: BTreeMap::new(), damaged: 0 };
+    let mut doubtful = Vec::new();
+    for entry in QUEUE.open_in(txn)?.range::<&[u8]>(..)? {
+        let (key, value) = entry?;
+        let Some((id, name)) = key.value().split_first_chunk() else { continue };
+        let id = u32::from_be_bytes(*id);
+        match QUEUE.unseal(key.value(), value.value()).and_then(Row::from_bytes) {
+            Ok(row) => {
+                *next_seq = (row.seq + 1).max(*next_seq);
+                let last = salvage.last_at_s.entry(id).or_default();
+                *last = row.queued_at_s.max(*last);
+                salvage.rows.insert((id, name.to_vec()), row);
+            }
+            Err(_) => doubtful.push((id, name.to_vec())),
+        }
+    }
+    for entry in QUEUE_SEQ.open_in(txn)?.range::<&[u8]>(..)? {
+        let (key, value) = entry?;
+        let Ok(name) = QUEUE_SEQ.unseal(key.value(), value.value()) else { continue };
+        let (Some((id, seq)), Ok(_)) = (key.value().split_first_chunk(), what_of(name)) else {
+            continue;
+        };
+        let seq = seq.first_chunk().map_or(0, |seq| u64::from_be_bytes(*seq));
+        *next_seq = (seq + 1).max(*next_seq);
+        salvage.add(u32::from_be_bytes(*id), name, seq);
+    }
+    for (id, name) in doubtful {
+        let Ok(what) = what_of(&name) else { continue };
+        let small = SmallKey::from(&what);
+        if small.table().get_in(txn, small.key())?.is_some() {
+            let seq = (*next_seq).max(1);
+            *next_seq = seq + 1;
+            salvage.add(id, &name, seq);
+        }
+    }
+    QUEUE.retain(txn, |_, _| false)?;
+    QUEUE_SEQ.retain(txn, |_, _| false)?;
+    for ((id, name), row) in salvage.rows {
+        QUEUE.insert(txn, &[id.to_be_bytes().as_slice(), &name].concat(), &row.to_bytes())?;
+        QUEUE_SEQ.insert(txn, &seq_key(id, row.seq), &name)?;
+    }
+    mend_targets(txn)?;
+    Ok(salvage.damaged)
+}
+
+/// Of the two rows of a target, one is sound.
+fn mend_targets(txn: &WriteTransaction) -> Result<(), Fault> {
+    let mut targets = BTreeMap::new();
+    for entry in TARGET.open_in(txn)?.range::<&[u8]>(..)? {
+        let (key, value) = entry?;
+        if let (Some(id), Ok(url)) =
+            (target_of(key.value()), TARGET.unseal(key.value(), value.value()))
+        {
+            targets.insert(id, url.to_vec());
+        }
+    }
+    TARGET.retain(txn, |_, _| false)?;
+    for (id, url) in targets {
+        for key in target_keys(id) {
+            TARGET.insert(txn, &key, &url)?;
+        }
+    }
+    Ok(())
 }

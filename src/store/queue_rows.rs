@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
+use super::keys::SmallKey;
 use super::records::Reader;
 use super::session::Session;
 use super::tables::{Fault, QUEUE, QUEUE_SEQ, TARGET};
@@ -90,6 +91,14 @@ impl Row {
         Ok(Self { seq, queued_at_s, len_bytes, lost })
     }
 
+    /// A row behind all others.
+    pub(super) fn next(next_seq: &mut u64, len_bytes: u64, queued_at_s: u64) -> Self {
+        // Callers ask for rows behind a number: the first one is 1.
+        let seq = (*next_seq).max(1);
+        *next_seq = seq + 1;
+        Self { seq, queued_at_s, len_bytes, lost: false }
+    }
+
     /// As a write transaction sees it.
     pub(super) fn of(
         txn: &WriteTransaction,
@@ -103,6 +112,15 @@ impl Row {
     fn shown(self, what: Queued) -> QueueRow {
         let Self { seq, queued_at_s, len_bytes, lost } = self;
         QueueRow { what, seq, queued_at_s, len_bytes, lost }
+    }
+}
+
+impl From<&Queued> for SmallKey {
+    fn from(what: &Queued) -> Self {
+        match what {
+            Queued::Path(key) => Self::Narinfo(*key),
+            Queued::Document(name) => Self::Document(name.clone()),
+        }
     }
 }
 
@@ -174,19 +192,17 @@ pub(super) fn load(
     Ok(is_damaged || seen.values().any(|[rows, places]| rows != places))
 }
 
-/// Rows of a target in their order, those behind `after_seq`; and whether one was damaged.
+/// Rows of a target in their order, those behind `after_seq`.
 pub(super) fn rows(
     session: &Session,
     target: &str,
     after_seq: u64,
     count_max: usize,
-) -> Result<(Vec<QueueRow>, bool), Fault> {
-    let id = lock(&session.kept).target_id(target);
-    let Some(id) = id else { return Ok((Vec::new(), false)) };
+) -> Result<Vec<QueueRow>, Fault> {
+    let Some(id) = lock(&session.kept).target_id(target) else { return Ok(Vec::new()) };
     let (from, end) = (seq_key(id, after_seq.saturating_add(1)), seq_key(id, u64::MAX));
     session.index.read(|txn| {
         let mut found = Vec::new();
-        let mut is_damaged = false;
         let rows = QUEUE.open_for_read(txn)?;
         for entry in QUEUE_SEQ.open_for_read(txn)?.range(from.as_slice()..end.as_slice())? {
             if found.len() >= count_max {
@@ -194,19 +210,16 @@ pub(super) fn rows(
             }
             let (key, name) = entry?;
             let what = QUEUE_SEQ.unseal(key.value(), name.value()).and_then(what_of);
-            let Ok(what) = what else {
-                is_damaged = true;
-                continue;
-            };
+            let Some(what) = session.sound(what.map(Some))? else { continue };
             let key_of_row = row_key(id, &what);
             let Some(value) = rows.get(key_of_row.as_slice())? else { continue };
-            match QUEUE.unseal(&key_of_row, value.value()).and_then(Row::from_bytes) {
-                Ok(row) if key.value() == seq_key(id, row.seq) => found.push(row.shown(what)),
-                Ok(_) => {}
-                Err(_) => is_damaged = true,
+            let row = QUEUE.unseal(&key_of_row, value.value()).and_then(Row::from_bytes);
+            let row = session.sound(row.map(Some))?;
+            if let Some(row) = row.filter(|row| key.value() == seq_key(id, row.seq)) {
+                found.push(row.shown(what));
             }
         }
-        Ok((found, is_damaged))
+        Ok(found)
     })
 }
 
@@ -232,22 +245,14 @@ impl Writer {
         (len_bytes, now_s): (u64, u64),
     ) -> Result<(), Fault> {
         let id = self.target_in(txn, target)?;
-        if let Some(before) = Row::of(txn, id, what)? {
+        if let Some(before) = self.session.sound(Row::of(txn, id, what))? {
             self.remove_row(txn, id, what, before)?;
         }
-        let row = self.next_row(len_bytes, now_s);
+        let row = Row::next(&mut self.totals.next_seq, len_bytes, now_s);
         QUEUE.insert(txn, &row_key(id, what), &row.to_bytes())?;
         QUEUE_SEQ.insert(txn, &seq_key(id, row.seq), &name_of(what))?;
         lock(&self.session.kept).targets.entry(id).or_default().count(row);
         Ok(())
-    }
-
-    /// A row behind all others.
-    pub(super) fn next_row(&mut self, len_bytes: u64, queued_at_s: u64) -> Row {
-        // Callers ask for rows behind a number: the first one is 1.
-        let seq = self.totals.next_seq.max(1);
-        self.totals.next_seq = seq + 1;
-        Row { seq, queued_at_s, len_bytes, lost: false }
     }
 
     /// The id of a target, which may be new.
@@ -259,7 +264,9 @@ impl Writer {
         let id = kept.targets.last_key_value().map_or(0, |(last, _)| last.saturating_add(1));
         kept.targets.insert(id, Target::new(url.to_owned()));
         drop(kept);
-        TARGET.insert(txn, &target_key(id, url), &[])?;
+        for key in target_keys(id) {
+            TARGET.insert(txn, &key, url.as_bytes())?;
+        }
         Ok(id)
     }
 
@@ -282,7 +289,7 @@ impl Writer {
             kept.targets.entry(target).or_default().uncount(row)
         };
         if was_oldest {
-            let next = oldest(txn, target, row.seq)?;
+            let next = self.session.sound(oldest(txn, target, row.seq))?;
             lock(&self.session.kept).targets.entry(target).or_default().oldest = next;
         }
         Ok(())
@@ -297,7 +304,7 @@ impl Writer {
         seq: u64,
     ) -> Result<(), Fault> {
         let Some(id) = lock(&self.session.kept).target_id(target) else { return Ok(()) };
-        let row = Row::of(txn, id, what)?;
+        let row = self.session.sound(Row::of(txn, id, what))?;
         let Some(row) = row.filter(|row| row.seq == seq) else { return Ok(()) };
         self.remove_row(txn, id, what, row)?;
         self.release(txn, what, Origin::Upstream)
@@ -311,7 +318,7 @@ impl Writer {
         what: &Queued,
     ) -> Result<(), Fault> {
         let Some(id) = lock(&self.session.kept).target_id(target) else { return Ok(()) };
-        let row = Row::of(txn, id, what)?;
+        let row = self.session.sound(Row::of(txn, id, what))?;
         let Some(row) = row.filter(|row| !row.lost) else { return Ok(()) };
         let lost = Row { lost: true, ..row };
         QUEUE.insert(txn, &row_key(id, what), &lost.to_bytes())?;
@@ -321,8 +328,15 @@ impl Writer {
     }
 }
 
-pub(super) fn target_key(id: u32, url: &str) -> Vec<u8> {
-    [id.to_be_bytes().as_slice(), url.as_bytes()].concat()
+/// The keys of a target in `target-1`, which has each twice: without its URL nothing that waits for
+/// it could be carried there.
+pub(super) fn target_keys(id: u32) -> [Vec<u8>; 2] {
+    [0, 1].map(|copy: u8| [[copy].as_slice(), &id.to_be_bytes()].concat())
+}
+
+/// The target of a key in `target-1`.
+pub(super) fn target_of(key: &[u8]) -> Option<u32> {
+    key.last_chunk().filter(|_| key.len() == 5).map(|id| u32::from_be_bytes(*id))
 }
 
 /// The first that waits at a target, behind a place in the order.

@@ -1,7 +1,9 @@
 //! What rows hold: records to bytes and back, coded by hand, numbers big-endian. `docs/format.md`
 //! has them byte by byte.
 
-use super::tables::{Fault, Table};
+use redb::{ReadTransaction, WriteTransaction};
+
+use super::tables::{Fault, NAR, Table};
 use super::{Origin, StoredNarInfo};
 use crate::nix::{FileHash, NarHash, NarInfo, StoreDir};
 
@@ -132,6 +134,16 @@ impl NarRecord {
     }
 }
 
+/// The record of a NAR.
+pub(super) fn record(txn: &ReadTransaction, id: u64) -> Result<Option<NarRecord>, Fault> {
+    NAR.get(txn, &id.to_be_bytes())?.map(|body| NarRecord::from_bytes(NAR, &body)).transpose()
+}
+
+/// The same as the writer sees it.
+pub(super) fn record_in(txn: &WriteTransaction, id: u64) -> Result<Option<NarRecord>, Fault> {
+    NAR.get_in(txn, &id.to_be_bytes())?.map(|body| NarRecord::from_bytes(NAR, &body)).transpose()
+}
+
 /// Adds a row that landed to the parts of its NAR.
 pub(super) fn add_row(parts: &mut Vec<Part>, segment: u32, row: u32) {
     match parts.last_mut() {
@@ -198,7 +210,7 @@ impl Small<StoredNarInfo> {
         let upstream = upstream.get(..usize::from(upstream_len)).unwrap_or_default();
         let mut out = Vec::with_capacity(11 + upstream.len() + text.len());
         out.extend_from_slice(&self.last_use.to_be_bytes());
-        out.push(origin_byte(self.value.origin));
+        out.push(origin_byte(self.value.origin.min(Origin::Ours)));
         out.extend_from_slice(&upstream_len.to_be_bytes());
         out.extend_from_slice(upstream);
         out.extend_from_slice(text.as_bytes());
@@ -220,7 +232,7 @@ impl Small<(Origin, Vec<u8>)> {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(9 + self.value.1.len());
         out.extend_from_slice(&self.last_use.to_be_bytes());
-        out.push(origin_byte(self.value.0));
+        out.push(origin_byte(self.value.0.min(Origin::Ours)));
         out.extend_from_slice(&self.value.1);
         out
     }
@@ -256,7 +268,7 @@ pub(super) fn file_hash(table: Table, body: &[u8]) -> Result<FileHash, Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tables::{NAR, SEGMENT};
+    use crate::store::tables::SEGMENT;
 
     fn record() -> NarRecord {
         let mut parts = Vec::new();

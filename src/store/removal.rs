@@ -11,7 +11,7 @@ use super::keys::{id_of_row, row_key};
 use super::layout::{row_takes, rows_between};
 use super::lock;
 use super::records::{NarRecord, Part};
-use super::session::Entry;
+use super::session::{Entry, Session};
 use super::shared::sentence;
 use super::tables::{DOOMED, Fault, LISTING, NAR, ROWS};
 use super::writer::{Durable, Writer, write_txn};
@@ -230,6 +230,7 @@ impl Writer {
     /// Removes rows of ids in `from..end` that the index does not know: a crash left them.
     pub(super) fn search_slice(&mut self, segment: u32, from: u64, end: u64) -> Result<(), Fault> {
         let session = self.session.clone();
+        let alive = self.ids_alive();
         let mut next = None;
         let searched = self.in_segment(segment, |txn| {
             let mut table = ROWS.open_in(txn)?;
@@ -241,7 +242,7 @@ impl Writer {
                 let found = table.range::<&[u8]>(start.as_slice()..)?.next().transpose()?;
                 let Some(key) = found.map(|(key, _)| key.value().to_vec()) else { return Ok(()) };
                 let Some(id) = id_of_row(&key).filter(|id| *id < end) else { return Ok(()) };
-                let known = session.index.read(|txn| NAR.get(txn, &id.to_be_bytes()))?.is_some();
+                let known = is_known(&session, id)? || alive.contains(&id);
                 from = if known { id + 1 } else { id };
                 if !known {
                     table.remove(key.as_slice())?;
@@ -259,4 +260,11 @@ impl Writer {
         }
         Ok(())
     }
+}
+
+/// Whether the index knows a NAR. One whose record is damaged is known until that is mended.
+fn is_known(session: &Session, id: u64) -> Result<bool, Fault> {
+    let known = session.index.read(|txn| NAR.get(txn, &id.to_be_bytes()));
+    let known = session.sound(known.map(|record| Some(record.is_some())))?;
+    Ok(known.unwrap_or(true))
 }

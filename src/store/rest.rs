@@ -57,7 +57,7 @@ impl Writer {
         lock(&self.session.fills).is_empty()
             && self.waiting_since.is_none()
             && !self.segment_dirty
-            && !self.index_dirty
+            && !self.is_index_dirty()
             && self.landing.is_empty()
             && self.finishing.is_empty()
             && self.ops.is_empty()

@@ -27,6 +27,9 @@ const OPEN_TRIES_MAX: usize = 8;
 /// cache does.
 const READ_CACHE_BYTES: usize = 1 << 20;
 
+/// A file is probed in pieces of so many bytes: large enough for a card to be fast.
+const PROBE_BYTES: usize = 1 << 20;
+
 /// redb's cache of the segment being written. Rows land in transactions of at most 4 MiB, which
 /// must stay below a quarter of this, or redb writes its pages twice.
 pub(super) const WRITE_CACHE_BYTES: usize = 16 << 20;
@@ -217,6 +220,21 @@ impl Segments {
         self.forget_reader(segment);
         let slot = self.slot(segment);
         self.open_for_reading(segment, &slot)
+    }
+
+    /// Whether the disk gives all bytes of a segment's file.
+    pub(super) fn probe(&self, segment: u32) -> Result<(), Fault> {
+        let act = "read a segment";
+        let file = self.disk.open(&file_name(segment), Mode::Read).map_err(Fault::io(act))?;
+        let (len, mut at) = (file.len_bytes().map_err(Fault::io(act))?, 0);
+        let mut bytes = vec![0; PROBE_BYTES];
+        while at < len {
+            let rest = usize::try_from(len - at).unwrap_or(usize::MAX);
+            let piece = bytes.split_at_mut(rest.min(PROBE_BYTES)).0;
+            file.read(at, piece).map_err(Fault::io(act))?;
+            at += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+        }
+        Ok(())
     }
 
     /// Opens a segment for the writer; a reader's handle is closed first.

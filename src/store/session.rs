@@ -17,6 +17,7 @@ use super::records::NarRecord;
 use super::segment::Segments;
 use super::shared::Shared;
 use super::space::Space;
+use super::tables::{Fault, Scanned, Table};
 use super::{Alias, Figures, StoredNarInfo, lock};
 use crate::nix::{NarHash, StorePathHash};
 
@@ -120,6 +121,8 @@ pub(super) struct Session {
     pub(super) changed: Mutex<HashMap<u64, Instant>>,
     /// Whether the writer has something to do of its own accord.
     pub(super) busy: AtomicBool,
+    /// A row of the index is damaged, and the writer has not looked yet.
+    hurt: AtomicBool,
     /// When something was last read, in ms since `opened`.
     last_read_ms: AtomicU64,
     uses: Mutex<HashMap<Used, u64>>,
@@ -143,6 +146,7 @@ impl Session {
             nars: AtomicU64::new(0),
             changed: Mutex::default(),
             busy: AtomicBool::new(true),
+            hurt: AtomicBool::new(false),
             last_read_ms: AtomicU64::new(0),
             uses: Mutex::default(),
             over: AtomicBool::new(false),
@@ -159,6 +163,45 @@ impl Session {
     pub(super) fn unread_for(&self) -> Duration {
         let last = Duration::from_millis(self.last_read_ms.load(Ordering::Relaxed));
         self.opened.elapsed().saturating_sub(last)
+    }
+
+    /// A damaged row of the index is as good as absent; what is to be done about it is the writer's.
+    pub(super) fn sound<T: Default>(&self, read: Result<T, Fault>) -> Result<T, Fault> {
+        match read {
+            Err(Fault::Damaged(table)) => {
+                self.is_hurt_in(table);
+                Ok(T::default())
+            }
+            other => other,
+        }
+    }
+
+    /// The same of a scan that says whether it met damaged rows.
+    pub(super) fn sound_scan(
+        &self,
+        table: Table,
+        (rows, damaged): (Vec<Scanned>, bool),
+    ) -> Vec<Scanned> {
+        if damaged {
+            self.is_hurt_in(table.name());
+        }
+        rows
+    }
+
+    fn is_hurt_in(&self, table: &'static str) {
+        if !self.hurt.swap(true, Ordering::AcqRel) {
+            tracing::error!(table, "row of the index is damaged");
+        }
+    }
+
+    /// Whether the writer has to look for damaged rows.
+    pub(super) fn is_hurt(&self) -> bool {
+        self.hurt.load(Ordering::Acquire)
+    }
+
+    /// The writer looks.
+    pub(super) fn is_looked_at(&self) {
+        self.hurt.store(false, Ordering::Release);
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -211,6 +254,10 @@ impl Session {
 
     pub(super) fn take_uses(&self) -> HashMap<Used, u64> {
         std::mem::take(&mut *lock(&self.uses))
+    }
+
+    pub(super) fn has_uses(&self) -> bool {
+        !lock(&self.uses).is_empty()
     }
 
     /// When the NAR was last used, if that is not written yet.

@@ -139,24 +139,25 @@ impl Shared {
         self.first_opened.send_replace(true);
     }
 
-    /// Asks the index on one of its threads.
-    pub(super) async fn on_index<T: Send + 'static>(
+    /// Asks the index on one of its threads. What lies in a damaged row is absent.
+    pub(super) async fn on_index<T: Default + Send + 'static>(
         &self,
         session: &Arc<Session>,
         act: impl FnOnce(&Arc<Session>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
         session.touch();
         let asked = session.clone();
-        let job = move || act(&asked);
-        match run(&self.index_jobs, job).await? {
-            Ok(answer) => Ok(answer),
-            Err(Fault::Damaged(table)) => {
-                self.metrics.corrupt.inc();
-                tracing::warn!(table, "row of the index is damaged");
-                Err(Error::Degraded("a row of the index is damaged".into()))
-            }
-            Err(fault) => Err(self.lost(session, &fault)),
+        let job = move || {
+            let was_hurt = asked.is_hurt();
+            let answer = asked.sound(act(&asked));
+            (answer, asked.is_hurt() && !was_hurt)
+        };
+        let (answer, hurt) = run(&self.index_jobs, job).await?;
+        if hurt {
+            // Once for all who meet such rows until it has looked.
+            self.commands.push_now(Command::In(session.clone(), Act::Mend));
         }
+        answer.map_err(|fault| self.lost(session, &fault))
     }
 
     /// Asks the writer and waits for its answer.

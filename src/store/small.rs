@@ -55,9 +55,9 @@ pub(super) fn narinfo(
     if let Some(stored) = overlaid {
         return Ok((*stored).clone());
     }
-    let body = session.index.read(|txn| NARINFO.get(txn, key.as_bytes()))?;
-    let small = body.map(|body| Small::<StoredNarInfo>::from_bytes(NARINFO, &body)).transpose()?;
-    Ok(small.map(|small| small.value))
+    let body = session.sound(session.index.read(|txn| NARINFO.get(txn, key.as_bytes())))?;
+    let small = body.map(|body| Small::<StoredNarInfo>::from_bytes(NARINFO, &body)).transpose();
+    Ok(session.sound(small)?.map(|small| small.value))
 }
 
 /// Keys of narinfos that name a NAR.
@@ -76,8 +76,9 @@ pub(super) fn paths(
             .collect()
     };
     let rows = session.index.read(|txn| {
-        PATHS.scan(txn, &from, count_max, |key| key.starts_with(nar_hash.as_bytes()))
+        PATHS.scan_sound(txn, &from, count_max, |key| key.starts_with(nar_hash.as_bytes()))
     })?;
+    let rows = session.sound_scan(PATHS, rows);
     keys.extend(rows.iter().filter_map(|(key, _)| key_of_path(key)));
     keys.sort_unstable();
     keys.dedup();
@@ -184,10 +185,9 @@ impl Writer {
             None => None,
         };
         self.small_in(txn, &small_key, value)?;
-        match before {
-            Some(before) if stored.is_none() && !has_path(txn, before)? => Ok(Some(before)),
-            Some(_) | None => Ok(None),
-        }
+        let Some(before) = before.filter(|_| stored.is_none()) else { return Ok(None) };
+        let goes = !has_path(txn, before)? && !self.keeps(txn, before)?;
+        Ok(goes.then_some(before))
     }
 
     /// Puts or removes a narinfo or a document, with its place in the order of use.
@@ -198,14 +198,14 @@ impl Writer {
         value: Option<(u64, Vec<u8>)>,
     ) -> Result<(), Fault> {
         let table = key.table();
-        let takes = |len: usize| u64::try_from(len).unwrap_or(0) + SMALL_OVERHEAD;
         let is_narinfo = u64::from(matches!(key, SmallKey::Narinfo(_)));
         let before = match table.get_in(txn, key.key()) {
             Err(Fault::Damaged(_)) => Some(Vec::new()),
             other => other?,
         };
         if let Some(before) = before {
-            self.totals.small_bytes = self.totals.small_bytes.saturating_sub(takes(before.len()));
+            self.totals.small_bytes =
+                self.totals.small_bytes.saturating_sub(small_takes(before.len()));
             self.totals.narinfos = self.totals.narinfos.saturating_sub(is_narinfo);
             if let Ok(last_use) = small_last_use(table, &before) {
                 SMALL_USE.remove(txn, &key.use_key(last_use))?;
@@ -215,7 +215,7 @@ impl Writer {
             table.remove(txn, key.key())?;
             return Ok(());
         };
-        self.totals.small_bytes += takes(body.len());
+        self.totals.small_bytes += small_takes(body.len());
         self.totals.narinfos += is_narinfo;
         if last_use != NEVER_GOES {
             SMALL_USE.insert(txn, &key.use_key(last_use), &[])?;
@@ -227,15 +227,18 @@ impl Writer {
     pub(super) fn bound_small(&mut self, txn: &WriteTransaction) -> Result<(), Fault> {
         let bound = self.session.space.budget_bytes() / SMALL_PART;
         while self.totals.small_bytes > bound {
-            let oldest = {
-                let table = SMALL_USE.open_in(txn)?;
-                table.first()?.map(|(key, _)| key.value().to_vec())
-            };
-            let Some(oldest) = oldest else { return Ok(()) };
-            let key = SmallKey::from_use_key(SMALL_USE, &oldest)?;
-            match &key {
-                SmallKey::Narinfo(narinfo) => drop(self.narinfo_in(txn, *narinfo, None)?),
-                SmallKey::Document(_) | SmallKey::Alias(_) => self.small_in(txn, &key, None)?,
+            let oldest = SMALL_USE.open_in(txn)?.first()?.map(|(key, value)| {
+                let sealed = SMALL_USE.unseal(key.value(), value.value());
+                let small = sealed.and_then(|_| SmallKey::from_use_key(SMALL_USE, key.value()));
+                (key.value().to_vec(), small.map(Some))
+            });
+            let Some((oldest, key)) = oldest else { return Ok(()) };
+            match self.session.sound(key)? {
+                Some(SmallKey::Narinfo(narinfo)) => drop(self.narinfo_in(txn, narinfo, None)?),
+                Some(key @ (SmallKey::Document(_) | SmallKey::Alias(_))) => {
+                    self.small_in(txn, &key, None)?;
+                }
+                None => {}
             }
             // Where use and row disagree after damage, this ends all the same.
             SMALL_USE.remove(txn, &oldest)?;
@@ -246,13 +249,19 @@ impl Writer {
     /// Writes down what was used since the last time.
     pub(super) fn write_uses(&mut self, txn: &WriteTransaction) -> Result<(), Fault> {
         for (used, last_use) in self.session.take_uses() {
-            match used {
-                Used::Nar(id) => nar_used(txn, id, last_use)?,
-                Used::Small(key) => small_used(txn, &key, last_use)?,
-            }
+            let written = match used {
+                Used::Nar(id) => nar_used(txn, id, last_use),
+                Used::Small(key) => small_used(txn, &key, last_use),
+            };
+            self.session.sound(written)?;
         }
         Ok(())
     }
+}
+
+/// What a narinfo or a document with so long a body counts.
+pub(super) fn small_takes(body_len: usize) -> u64 {
+    u64::try_from(body_len).unwrap_or(0) + SMALL_OVERHEAD
 }
 
 pub(super) fn has_path(txn: &WriteTransaction, nar_hash: NarHash) -> Result<bool, Fault> {

@@ -144,6 +144,12 @@ impl Space {
         counts.kept = counts.kept.saturating_sub(bytes);
     }
 
+    /// Rows were counted anew.
+    pub(super) fn corrected(&self, before: u64, now: u64) {
+        let mut counts = lock(&self.counts);
+        counts.kept = counts.kept.saturating_add(now).saturating_sub(before);
+    }
+
     /// Bytes to evict now for the sake of those who come next; 0 below the high water.
     pub(super) fn excess(&self) -> u64 {
         let counts = *lock(&self.counts);

@@ -47,7 +47,7 @@ pub(super) const DOOMED: Table = Table("doomed-1");
 pub(super) const ALIAS: Table = Table("alias-1");
 /// `NarHash` (32), key of an alias (33) -> when it came, its length: waits for its narinfo.
 pub(super) const UNBOUND: Table = Table("unbound-1");
-/// Target id (4), URL -> nothing.
+/// Copy (1), target id (4) -> its URL.
 pub(super) const TARGET: Table = Table("target-1");
 /// Target id (4), kind (1), key -> what is queued there.
 pub(super) const QUEUE: Table = Table("queue-1");
@@ -190,7 +190,19 @@ impl Table {
         value.map(|value| Ok(self.unseal(key, value.value())?.to_vec())).transpose()
     }
 
-    /// Keys and bodies from `from` on, in order, at most `max`, as long as `while_key` holds.
+    /// Removes the rows that are not to stay, wherever they stand: a key that is damaged cannot be
+    /// looked up.
+    pub(super) fn retain(
+        self,
+        txn: &WriteTransaction,
+        stays: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<(), Fault> {
+        let mut table = self.open_in(txn)?;
+        Ok(table.retain(stays)?)
+    }
+
+    /// The same of a table that must be sound.
+    #[cfg(test)]
     pub(super) fn scan(
         self,
         txn: &ReadTransaction,
@@ -198,15 +210,35 @@ impl Table {
         max: usize,
         while_key: impl Fn(&[u8]) -> bool,
     ) -> Result<Vec<Scanned>, Fault> {
-        let mut found = Vec::new();
-        for entry in self.open_for_read(txn)?.range::<&[u8]>(from..)?.take(max) {
+        let (found, damaged) = self.scan_sound(txn, from, max, while_key)?;
+        if damaged { Err(Fault::Damaged(self.0)) } else { Ok(found) }
+    }
+
+    /// Keys and bodies from `from` on, in order, at most `max`, as long as `while_key` holds; and
+    /// whether damaged rows were left out.
+    pub(super) fn scan_sound(
+        self,
+        txn: &ReadTransaction,
+        from: &[u8],
+        max: usize,
+        while_key: impl Fn(&[u8]) -> bool,
+    ) -> Result<(Vec<Scanned>, bool), Fault> {
+        let (mut found, mut damaged) = (Vec::new(), false);
+        for entry in self.open_for_read(txn)?.range::<&[u8]>(from..)? {
             let (key, value) = entry?;
+            if found.len() >= max {
+                break;
+            }
+            let Ok(body) = self.unseal(key.value(), value.value()) else {
+                damaged = true;
+                continue;
+            };
             if !while_key(key.value()) {
                 break;
             }
-            found.push((key.value().to_vec(), self.unseal(key.value(), value.value())?.to_vec()));
+            found.push((key.value().to_vec(), body.to_vec()));
         }
-        Ok(found)
+        Ok((found, damaged))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use redb::{ReadableTable, WriteTransaction};
 
-use super::kept::{NEVER_GOES, held_in, set_use};
+use super::kept::{NEVER_GOES, set_use};
 use super::keys::{AliasKey, SmallKey};
 use super::records::Reader;
 use super::session::Session;
@@ -46,7 +46,7 @@ fn alias_to_bytes(alias: &Alias, last_use: u64) -> Vec<u8> {
     out
 }
 
-fn alias_from_bytes(body: &[u8]) -> Result<Alias, Fault> {
+pub(super) fn alias_from_bytes(body: &[u8]) -> Result<Alias, Fault> {
     let mut reader = Reader::new(ALIAS, body);
     let _last_use = reader.u64()?;
     let (nar_hash, nar_size) = (NarHash::from_bytes(reader.array()?), reader.u64()?);
@@ -124,7 +124,7 @@ impl Writer {
         alias: Alias,
     ) -> Result<(), Fault> {
         let Alias { nar_hash, put_at_s, file_size, .. } = alias;
-        if held_in(txn, nar_hash)?.is_none() {
+        if self.held_in(txn, nar_hash)?.is_none() {
             lock(&self.session.kept).unbound.remove(&key);
             return Ok(());
         }
@@ -189,7 +189,7 @@ impl Writer {
                 lock(&self.session.kept).unbound.remove(&key);
                 let small = SmallKey::Alias(key);
                 if alias_in(txn, &key)?.is_some_and(|alias| alias.bound) {
-                    set_use(txn, &small, self.session.tick())?;
+                    self.session.sound(set_use(txn, &small, self.session.tick()))?;
                 } else {
                     self.small_in(txn, &small, None)?;
                 }

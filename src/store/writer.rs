@@ -15,7 +15,9 @@ use super::evict::Waiting;
 use super::group::{Finishing, GROUP_AGE_MAX};
 use super::landing::Landing;
 use super::life::End;
-use super::open::{FolderLock, Opened, Totals};
+use super::load::Totals;
+use super::mend::Known;
+use super::open::{FolderLock, Opened};
 use super::queue::Popped;
 use super::records::SegmentRecord;
 use super::removal::Removal;
@@ -81,8 +83,12 @@ pub(super) struct Writer {
     pub(super) changed_segments: BTreeSet<u32>,
     /// The segment that takes rows.
     pub(super) current: Option<u32>,
-    /// The index holds something that no durable commit covers.
-    pub(super) index_dirty: bool,
+    /// The one that took rows last.
+    pub(super) last_current: Option<u32>,
+    /// Segments whose files were read whole after trouble with writing.
+    pub(super) readable: BTreeSet<u32>,
+    /// How the index was written last since it was opened.
+    pub(super) index_written: Option<Durable>,
     pub(super) closing: bool,
     /// Nothing could be evicted when it was last tried.
     pub(super) stuck_since: Option<Instant>,
@@ -107,6 +113,10 @@ pub(super) struct Writer {
     pub(super) searches: VecDeque<(u32, u64, u64)>,
     /// Damaged segments whose NARs have to go, and from which id on.
     pub(super) sweeps: VecDeque<(u32, u64)>,
+    /// When the index was last mended.
+    pub(super) mended: Option<Instant>,
+    /// What the index is known to say of itself.
+    pub(super) known: Known,
     pub(super) last_ask: Instant,
     /// The folder is ours until all is closed.
     _folder_lock: FolderLock,
@@ -118,10 +128,12 @@ impl Writer {
             shared,
             session: opened.session,
             totals: opened.totals,
-            segments: opened.segments,
             changed_segments: BTreeSet::new(),
             current: None,
-            index_dirty: false,
+            last_current: opened.segments.last_key_value().map(|(last, _)| *last),
+            readable: BTreeSet::new(),
+            segments: opened.segments,
+            index_written: None,
             closing: false,
             stuck_since: None,
             segment_dirty: false,
@@ -138,15 +150,14 @@ impl Writer {
             room: VecDeque::new(),
             searches: opened.searches.into(),
             sweeps: opened.sweeps.into(),
+            mended: None,
+            known: opened.known,
             last_ask: Instant::now(),
             _folder_lock: opened.folder_lock,
         }
     }
 
     pub(super) fn run(&mut self) -> Result<End, Fault> {
-        if lock(&self.session.kept).is_damaged {
-            self.mend_queue()?;
-        }
         loop {
             match self.shared.commands.pop(Some(self.patience())) {
                 Popped::Item(Command::Close) | Popped::Closed => {
@@ -184,6 +195,11 @@ impl Writer {
         }
     }
 
+    /// The index holds something that no durable commit covers.
+    pub(super) fn is_index_dirty(&self) -> bool {
+        self.index_written == Some(Durable::No)
+    }
+
     /// How long the writer waits for a command before it does what can wait.
     fn patience(&self) -> Duration {
         let busy = !self.landing.is_empty()
@@ -219,7 +235,6 @@ impl Writer {
                 self.ops.push(op);
                 if self.ops.len() >= OPS_MAX { self.apply_ops() } else { Ok(()) }
             }
-            Act::MendQueue => self.mend_queue(),
             Act::Push(op) => {
                 self.push(op);
                 Ok(())
@@ -244,6 +259,7 @@ impl Writer {
                 drop(reply.send(Ok(())));
                 Ok(())
             }
+            Act::Mend => self.mend_if_due(),
             Act::Unread => Ok(()),
             Act::Flush(reply) => {
                 self.commit_group()?;

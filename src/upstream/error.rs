@@ -5,6 +5,7 @@ use std::{error::Error as _, fmt, io, sync::Arc};
 use super::credentials::CredentialsError;
 use super::encoding::EncodingError;
 use super::health::HealthState;
+use super::put::Setback;
 use crate::nix::cache_info::CacheInfoError;
 
 /// What was asked, of whom. Never with user data or a query.
@@ -235,8 +236,9 @@ impl Error {
             | Self::Source { .. }
             | Self::Write { .. }
             | Self::NotACache { .. } => true,
+            Self::NotTaken { .. } => matches!(self.setback(), Setback::Passing | Setback::Clock),
             // 408 and 429 ask for a later question, 5xx other than 501 and 505 pass.
-            Self::Status { status, .. } | Self::NotTaken { status, .. } => {
+            Self::Status { status, .. } => {
                 matches!(status, 408 | 429) || (*status >= 500 && !matches!(status, 501 | 505))
             }
             Self::Refused { .. }
@@ -255,9 +257,11 @@ impl Error {
     /// did not end with an answer.
     pub(super) fn verdict(&self) -> Option<HealthState> {
         match self {
-            Self::Resting { .. } | Self::Busy { .. } | Self::Url { .. } => None,
             // Reads are asked all the same when writes fail.
-            Self::NotTaken { .. }
+            Self::Resting { .. }
+            | Self::Busy { .. }
+            | Self::Url { .. }
+            | Self::NotTaken { .. }
             | Self::Stalled { .. }
             | Self::Source { .. }
             | Self::Write { .. }

@@ -167,7 +167,8 @@ pub(super) fn sign_request<B>(
     Ok(())
 }
 
-fn base16(digest: &[u8; 32]) -> String {
+/// As a signature names a digest.
+pub(super) fn base16(digest: &[u8; 32]) -> String {
     digest.iter().fold(String::with_capacity(64), |mut text, byte| {
         for digit in [byte >> 4, byte & 0xf] {
             text.extend(char::from_digit(digit.into(), 16));

@@ -11,7 +11,7 @@ const DEPTH_MAX: usize = 32;
 pub(super) struct Element {
     pub(super) name: String,
     pub(super) text: String,
-    pub(super) children: Vec<Element>,
+    pub(super) children: Vec<Self>,
 }
 
 impl Element {

@@ -123,6 +123,12 @@ async fn syncs_that_fail_are_survived() {
     check_fails(Call::Sync).await;
 }
 
+/// A card that does its own housekeeping stands still for tens of seconds; this is longer.
+const STILL: Duration = Duration::from_mins(1);
+
+/// In which something must have met the call that does not return.
+const STILL_MAX: Duration = Duration::from_secs(90);
+
 /// One kind of call does not return: every narinfo is answered in time all the same, and all is
 /// well once it does.
 async fn check_stuck(call: Call) {
@@ -138,7 +144,7 @@ async fn check_stuck(call: Call) {
         waiting.spawn(async move { client.get(&url).await.status });
     }
     let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(12) || daemon.switch.hits() == 0 {
+    while started.elapsed() < STILL || daemon.switch.hits() == 0 {
         for made in [held, filling].into_iter().chain(rest) {
             let answer = client.get(&made.narinfo_url()).await;
             assert!(matches!(answer.status, 200 | 404), "{call:?}: narinfo {}", answer.status);
@@ -148,7 +154,7 @@ async fn check_stuck(call: Call) {
         assert!(info.status == 200 && info.all_after < NARINFO_LIMIT, "{:?}", info.all_after);
         let status = client.get("/api/status").await;
         assert!(status.status == 200 && status.all_after < NARINFO_LIMIT, "{:?}", status.all_after);
-        assert!(started.elapsed() < Duration::from_secs(50), "{call:?}: nothing was ever stuck");
+        assert!(started.elapsed() < STILL_MAX, "{call:?}: nothing was ever stuck");
     }
     daemon.switch.mend();
     while let Some(status) = waiting.join_next().await {

@@ -105,7 +105,8 @@ impl House {
         };
         change(&mut config);
         let both = (targets, Vec::new());
-        let push = Push::new(config, Some(own_key()), store.clone(), cache, both, metrics.clone());
+        let push =
+            Push::new(config, Some(own_key()), (store.clone(), cache), both, metrics.clone());
         let (stop, tasks) = (CancellationToken::new(), JoinSet::new());
         Self { store, push, metrics, urls, stop, tasks, folder }
     }

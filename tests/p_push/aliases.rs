@@ -44,7 +44,9 @@ async fn every_codec_comes_back_as_the_same_nar() {
         match compression {
             Compression::None => assert_eq!(len, Some(made.nar.len())),
             Compression::Zstd => assert_eq!(len, Some(made.file.len())),
-            _ => assert_eq!(len, None),
+            Compression::Xz | Compression::Bzip2 | Compression::Gzip | Compression::Br => {
+                assert_eq!(len, None);
+            }
         }
         let is_stored = compression == Compression::Zstd;
         assert_eq!(answer.header("accept-ranges").is_some(), is_stored);

@@ -1,6 +1,6 @@
 //! Paths that other upstreams have: nothing of theirs is signed by us, or overwritten.
 
-use snowberry::nix::SecretKey;
+use snowberry::nix::{SecretKey, Signature};
 
 use crate::made::{self, Made};
 use crate::world::Scripted;
@@ -28,7 +28,7 @@ async fn what_another_upstream_has_is_not_signed_by_us() {
     lab.push(&made).await;
     let narinfo = lab.narinfo(&made).await.unwrap();
     assert!(!lab.is_ours(&narinfo).await, "we signed what is another's");
-    let names: Vec<_> = narinfo.signatures.iter().map(|one| one.key_name()).collect();
+    let names: Vec<_> = narinfo.signatures.iter().map(Signature::key_name).collect();
     assert_eq!(names, ["made-1"], "its own signature was not merged");
     assert!(made.is_in(&lab.get(&made.nar_url()).await.body));
 }

@@ -1,5 +1,6 @@
-//! Who may write.
+//! Who may write, and who may not.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use hyper::Method;
 
 use crate::made::Made;
@@ -35,7 +36,6 @@ async fn only_a_token_that_counts_may_write() {
     let answer = client.ask(Method::PUT, &made.narinfo_url(), &headers, "x".into()).await;
     expect_refused(&answer, 403, "no token of this cache");
     // In the place of the name it counts for nothing.
-    use base64::{Engine, engine::general_purpose::STANDARD};
     let as_name = format!("Basic {}", STANDARD.encode(format!("{}:", lab.token)));
     let headers = [("authorization", as_name.as_str())];
     let answer = client.ask(Method::PUT, &made.narinfo_url(), &headers, "x".into()).await;

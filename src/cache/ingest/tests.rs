@@ -200,6 +200,38 @@ async fn bytes_that_are_not_the_nar_are_refused() {
 }
 
 #[tokio::test]
+async fn a_spoilt_xz_file_never_has_the_hash_of_its_nar() {
+    let nar = nar(300_000);
+    let file = pack(Compression::Xz, &nar);
+    // Behind the blocks: the content's CRC64, the index, and a footer of 12 bytes that says how
+    // long the index is.
+    let footer_at = file.len() - 12;
+    let index_len = 4 * (usize::from(file[footer_at + 4]) + 1);
+    let checksum_at = footer_at - index_len - 8;
+    let spoilt_at = async |at: usize| {
+        let mut spoilt = file.clone();
+        spoilt[at] ^= 0x10;
+        let case = Case {
+            label: Compression::Xz,
+            file: &spoilt,
+            piece_len: 8000,
+            form: ANEW,
+            nar_len: exactly(&nar),
+        };
+        ingest(case).await.is_ok_and(|(found, _)| {
+            found.nar_hash.as_bytes().as_slice() == Sha256::digest(&nar).as_slice()
+        })
+    };
+    for step in 1..200 {
+        let at = 24 + (checksum_at - 24) * step / 200;
+        assert!(!spoilt_at(at).await, "the byte at {at} of {}", file.len());
+    }
+    assert!(!spoilt_at(footer_at - index_len / 2).await, "the index");
+    assert!(!spoilt_at(footer_at + 4).await, "the footer");
+    assert!(spoilt_at(checksum_at).await, "the checksum is not what a NAR is known by");
+}
+
+#[tokio::test]
 async fn a_bomb_ends_at_the_size_that_was_promised() {
     let bomb = zstd_of(&vec![0; 64 << 20], 1);
     let bomb = [zstd_of(&nar(100), 1), bomb].concat();
@@ -264,4 +296,74 @@ fn the_first_bytes_say_what_a_file_is() {
     check(Compression::Br, Compression::Br, 17 << 20);
     assert_eq!(sniff(Compression::Xz, b"<!DOCTYPE html>"), None);
     assert_eq!(sniff(Compression::Zstd, b""), None);
+}
+
+#[tokio::test]
+async fn a_stored_stream_is_packed_so_that_it_is_the_same_nar() {
+    let nar = nar(700_000);
+    let stored = zstd_of(&nar, 3);
+    for (packing, label) in [
+        (Packing::Raw, Compression::None),
+        (Packing::Xz, Compression::Xz),
+        (Packing::Bzip2, Compression::Bzip2),
+        (Packing::Gzip, Compression::Gzip),
+        (Packing::Br, Compression::Br),
+    ] {
+        let file = packed(&stored, packing, nar.len()).await.unwrap();
+        check(&nar, label, &file, 5000, ANEW).await;
+        // What was cut, or is another one, is an error: its answer must not end cleanly.
+        let cut = packed(&stored[..stored.len() - 10], packing, nar.len()).await;
+        assert!(matches!(cut, Err(Error::SourceGone | Error::Decode(_))), "{cut:?}");
+        let longer = packed(&stored, packing, nar.len() - 1).await;
+        assert!(matches!(longer, Err(Error::TooLong(_))), "{longer:?}");
+        let shorter = packed(&stored, packing, nar.len() + 1).await;
+        assert!(matches!(shorter, Err(Error::TooShort { .. })), "{shorter:?}");
+    }
+}
+
+async fn packed(stored: &[u8], packing: Packing, nar_len: usize) -> Result<Vec<u8>, Error> {
+    let codec = sniff(Compression::Zstd, &stored[..SNIFF_LEN]).unwrap();
+    let (feed, fed) = tokio::sync::mpsc::channel(2);
+    let packing = tokio::task::spawn_blocking(move || {
+        let mut file = Vec::new();
+        let mut out = |bytes: Bytes| {
+            file.extend_from_slice(&bytes);
+            true
+        };
+        let packed = super::pack(fed, codec, packing, nar_len as u64, &mut out);
+        packed.map(|()| file)
+    });
+    for piece in stored.chunks(9000) {
+        if feed.send(Feed::Bytes(Bytes::copy_from_slice(piece))).await.is_err() {
+            break;
+        }
+    }
+    feed.send(Feed::End).await.ok();
+    packing.await.unwrap()
+}
+
+#[tokio::test]
+async fn an_upload_is_summed_as_it_came() {
+    let nar = nar(300_000);
+    for label in Compression::ALL {
+        let mut file = pack(label, &nar);
+        if label == Compression::Br {
+            file.extend([0; 9]);
+        }
+        let codec = sniff(label, &file[..SNIFF_LEN]).unwrap();
+        let form = if label == Compression::Zstd { Form::Kept } else { ANEW };
+        let plan = Plan { codec, form, nar_len: NarLen::AtMost(1 << 20), sums_source: true };
+        let tasks = TaskTracker::new();
+        let Pipe { feed, mut out, done } = Ingest::new(tasks.clone()).start(plan);
+        let pieces = file.chunks(7000).map(Bytes::copy_from_slice).collect::<Vec<_>>();
+        tasks.spawn(async move {
+            for piece in pieces {
+                feed.send(Feed::Bytes(piece)).await.ok();
+            }
+            feed.send(Feed::End).await.ok();
+        });
+        while out.recv().await.is_some() {}
+        let sum = done.await.unwrap().unwrap().source_hash.unwrap();
+        assert_eq!(sum.as_bytes(), Sha256::digest(&file).as_slice(), "{label:?}");
+    }
 }

@@ -145,6 +145,41 @@ async fn a_promise_whose_nar_is_gone_everywhere_is_withdrawn() {
     world.close().await;
 }
 
+/// Time passes, and nothing happens in it.
+async fn later(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_promise_older_than_an_hour_is_confirmed_first() {
+    let world = World::new(1).await;
+    let hello = world.publish(0, "hello", noise(100, 1), Compression::Xz);
+    let held = world.publish(0, "held", noise(100, 2), Compression::Xz);
+    world.expect_narinfo(&hello).await;
+    world.expect_narinfo(&held).await;
+    world.expect_whole(&held).await;
+    world.servers[0].forget_asked();
+    later(Duration::from_mins(59)).await;
+    world.expect_narinfo(&hello).await;
+    assert_eq!(world.servers[0].asked(".narinfo"), 0);
+    later(Duration::from_mins(2)).await;
+    world.expect_narinfo(&hello).await;
+    assert_eq!(world.servers[0].asked(".narinfo"), 1);
+    // What upstream said just now is good for another hour; what is held needs nobody's word.
+    later(Duration::from_mins(59)).await;
+    world.expect_narinfo(&hello).await;
+    world.expect_narinfo(&held).await;
+    assert_eq!(world.servers[0].asked(".narinfo"), 1);
+    world.servers[0].clear();
+    later(Duration::from_mins(2)).await;
+    assert_eq!(world.cache.narinfo(hello.key()).await, Outcome::Absent);
+    assert!(world.store.lookup(hello.key()).await.unwrap().is_none());
+    world.expect_narinfo(&held).await;
+    world.close().await;
+}
+
 #[tokio::test]
 async fn a_promise_whose_upstream_is_in_trouble_is_kept_but_not_repeated() {
     let world = World::new(1).await;

@@ -3,11 +3,14 @@
 mod bounds;
 mod crash;
 mod damage;
+mod flip;
 mod kit;
 mod main_path;
+mod mend;
 mod push;
 mod push_crash;
 mod push_index;
 mod push_kit;
 mod rest;
 mod trouble;
+mod uploads;

@@ -5,7 +5,7 @@ use redb::{ReadableTable, TableHandle};
 use super::kit::*;
 use super::push_kit::*;
 use crate::store::index::{META_FORMAT, META_TOTALS};
-use crate::store::tables::{META, PUSH_TABLES, QUEUE, QUEUE_SEQ, Table};
+use crate::store::tables::{META, PUSH_TABLES, QUEUE, QUEUE_SEQ, TARGET, Table};
 use crate::store::writer::{Durable, write_txn};
 use crate::store::{Origin, QueueRow};
 
@@ -91,11 +91,17 @@ async fn damaged_rows_of_the_queue_wait_again() {
         expected.push(names(&store.queue(target, 0, 99).await.unwrap()));
     }
     store.close().await;
-    for (life, table) in [QUEUE, QUEUE_SEQ, QUEUE, QUEUE_SEQ].into_iter().enumerate() {
+    let tables = [QUEUE, QUEUE_SEQ, QUEUE, QUEUE_SEQ, TARGET, QUEUE, QUEUE_SEQ];
+    for (life, table) in tables.into_iter().enumerate() {
         in_index(&house, |txn| match life {
-            // Some, all, and a row that is gone.
+            // Some, all, a few in both, and rows that are gone.
             0 | 1 => flip(txn, table, |at| at % 3 == 0),
-            2 => flip(txn, table, |_| true),
+            2 | 3 => flip(txn, table, |_| true),
+            4 => {
+                flip(txn, table, |at| at % 2 == 0);
+                flip(txn, QUEUE, |at| at == 3);
+                flip(txn, QUEUE_SEQ, |at| at == 3);
+            }
             _ => {
                 let mut table = table.open_in(txn).unwrap();
                 let first = table.first().unwrap().unwrap().0.value().to_vec();

@@ -183,3 +183,43 @@ async fn uses_are_written_at_the_close_of_a_store_that_wrote() {
         assert!(least_used(&house, &memory).await == SmallKey::Narinfo(expected), "{writes}");
     }
 }
+
+#[tokio::test]
+async fn uses_are_written_at_the_close_of_a_store_that_kept_narinfos_only() {
+    let key = |seed| narinfo(seed, seed).narinfo.store_path.hash();
+    let house = House::new(1 << 30);
+    let memory = Memory::new(4 << 30);
+    let store = house.open_on(memory.clone()).await;
+    for seed in 0..2 {
+        store.keep_narinfo(narinfo(seed, seed)).await.unwrap();
+    }
+    store.flush().await.unwrap();
+    assert!(store.lookup(key(0)).await.unwrap().is_some());
+    store.close().await;
+    assert!(least_used(&house, &memory).await == SmallKey::Narinfo(key(1)));
+}
+
+#[tokio::test]
+async fn a_segment_that_was_left_for_a_rest_is_filled_up() {
+    let house = drowsy();
+    let memory = Memory::new(4 << 30);
+    let store = house.open_on(memory.clone()).await;
+    // More than a segment that is filled again may hold, less than a full one.
+    drop(fill(&store, 0, 13 << 20).await.unwrap());
+    store.flush().await.unwrap();
+    until_resting(&store).await;
+    drop(fill(&store, 1, 1 << 20).await.unwrap());
+    store.close().await;
+    let store = house.open_on(memory.clone()).await;
+    drop(fill(&store, 2, 1 << 20).await.unwrap());
+    store.flush().await.unwrap();
+    for (_, record) in records(&store) {
+        assert!(record.parts.iter().all(|part| part.segment == 0), "{:?}", record.parts);
+    }
+    drop(fill(&store, 3, 3 << 20).await.unwrap());
+    assert_eq!(records(&store).len(), 3);
+    store.flush().await.unwrap();
+    let last = records(&store).pop().unwrap().1;
+    assert_eq!(last.parts.last().unwrap().segment, 1);
+    store.close().await;
+}

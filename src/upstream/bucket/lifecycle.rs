@@ -6,6 +6,10 @@ use crate::upstream::xml::{self, Element};
 /// longer than any upload takes.
 const ABORT_AFTER_DAYS: u32 = 7;
 
+/// Objects up to this length stay, where the server can tell: nix-cache-info has some 60 bytes, a
+/// narinfo never less than 300.
+const KEPT_LEN_MAX: u64 = 200;
+
 /// What the rules of a bucket say of all its objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Found {
@@ -17,27 +21,56 @@ pub(super) enum Found {
     Other,
 }
 
-/// The configuration with one rule. With `abort` uploads that nobody completed go too.
-pub(super) fn rule(days: u32, abort: bool) -> String {
-    let abort = if abort {
+/// How much of a rule a server is asked for, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Objects as small as nix-cache-info stay: a bucket without it is no cache any more.
+    keep_small: bool,
+    /// Uploads that nobody completed go too. `MinIO` refuses such a rule, and does it by itself.
+    abort: bool,
+}
+
+impl Wanted {
+    /// All of them, in the order in which they are tried.
+    pub(super) const ALL: [Self; 4] = [
+        Self { keep_small: true, abort: true },
+        Self { keep_small: true, abort: false },
+        Self { keep_small: false, abort: true },
+        Self { keep_small: false, abort: false },
+    ];
+}
+
+/// The configuration: a rule that expires objects, and perhaps one that aborts uploads, which may
+/// not have a filter by size.
+pub(super) fn rules(days: u32, wanted: Wanted) -> String {
+    let rule = |id: &str, filter: &str, action: &str| {
         format!(
+            "<Rule><ID>{id}</ID><Status>Enabled</Status><Filter>{filter}</Filter>{action}</Rule>"
+        )
+    };
+    let all = "<Prefix></Prefix>";
+    let larger = format!("<ObjectSizeGreaterThan>{KEPT_LEN_MAX}</ObjectSizeGreaterThan>");
+    let filter = if wanted.keep_small { &*larger } else { all };
+    let expiration = format!("<Expiration><Days>{days}</Days></Expiration>");
+    let mut rules = rule("snowberry-expire", filter, &expiration);
+    if wanted.abort {
+        let abort = format!(
             "<AbortIncompleteMultipartUpload><DaysAfterInitiation>{ABORT_AFTER_DAYS}\
              </DaysAfterInitiation></AbortIncompleteMultipartUpload>"
-        )
-    } else {
-        String::new()
-    };
+        );
+        rules.push_str(&rule("snowberry-abort", all, &abort));
+    }
     format!(
-        "<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Rule>\
-         <ID>snowberry-expire</ID><Status>Enabled</Status><Filter><Prefix></Prefix></Filter>\
-         <Expiration><Days>{days}</Days></Expiration>{abort}</Rule></LifecycleConfiguration>"
+        "<LifecycleConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{rules}\
+         </LifecycleConfiguration>"
     )
 }
 
 /// Reads what a bucket has.
 pub(super) fn find(configuration: &[u8]) -> Found {
     let Some(root) = xml::parse(configuration) else { return Found::Other };
-    let mut rules = root.all("Rule").filter(|rule| text(rule, &["Status"]) != Some("Disabled"));
+    let enabled = |rule: &&Element| text(rule, &["Status"]) != Some("Disabled");
+    let mut rules = root.all("Rule").filter(enabled).filter(|rule| !aborts_only(rule));
     match (rules.next(), rules.next()) {
         (None, _) => Found::Nothing,
         (Some(rule), None) if covers_all(rule) && expires_only(rule) => {
@@ -48,18 +81,32 @@ pub(super) fn find(configuration: &[u8]) -> Found {
     }
 }
 
+/// Whether a rule is about all objects, small ones aside.
 fn covers_all(rule: &Element) -> bool {
+    let is_small = |text: &str| text.parse::<u64>().is_ok_and(|len| len <= KEPT_LEN_MAX);
     let is_bare = |filter: &Element| {
         filter.text.is_empty()
-            && filter.children.iter().all(|it| it.name == "Prefix" && it.text.is_empty())
+            && filter.children.iter().all(|it| match it.name.as_str() {
+                "Prefix" => it.text.is_empty(),
+                "ObjectSizeGreaterThan" => is_small(&it.text),
+                _ => false,
+            })
     };
     rule.all("Filter").all(is_bare) && rule.all("Prefix").all(|prefix| prefix.text.is_empty())
 }
 
+/// What a rule has besides what it does.
+const FRAME: [&str; 4] = ["ID", "Status", "Filter", "Prefix"];
+
+const ABORT: &str = "AbortIncompleteMultipartUpload";
+
 fn expires_only(rule: &Element) -> bool {
-    let known =
-        ["ID", "Status", "Filter", "Prefix", "Expiration", "AbortIncompleteMultipartUpload"];
-    rule.children.iter().all(|it| known.contains(&it.name.as_str()))
+    let known = |name: &str| FRAME.contains(&name) || name == "Expiration" || name == ABORT;
+    rule.children.iter().all(|it| known(&it.name))
+}
+
+fn aborts_only(rule: &Element) -> bool {
+    rule.children.iter().all(|it| FRAME.contains(&it.name.as_str()) || it.name == ABORT)
 }
 
 fn text<'a>(element: &'a Element, path: &[&str]) -> Option<&'a str> {
@@ -72,8 +119,8 @@ mod tests {
 
     #[test]
     fn our_own_rule_is_recognised() {
-        for abort in [false, true] {
-            assert_eq!(find(rule(30, abort).as_bytes()), Found::Days(30));
+        for wanted in Wanted::ALL {
+            assert_eq!(find(rules(30, wanted).as_bytes()), Found::Days(30));
         }
     }
 
@@ -95,6 +142,13 @@ mod tests {
         check(&mc.replace("</ID>", "</ID><Prefix>nar/</Prefix>"), Found::Other);
         check(&mc.replace("Days", "Date"), Found::Other);
         check(&mc.replace("</ID>", "</ID><Transition><Days>1</Days></Transition>"), Found::Other);
+        let sized = |len: &str| {
+            let filter =
+                format!("<Filter><ObjectSizeGreaterThan>{len}</ObjectSizeGreaterThan></Filter>");
+            mc.replace("</ID>", &format!("</ID>{filter}"))
+        };
+        check(&sized("200"), Found::Days(30));
+        check(&sized("5000"), Found::Other);
         check(&format!("{mc}{mc}"), Found::Other);
         assert_eq!(find(b"cut"), Found::Other);
     }

@@ -179,12 +179,9 @@ impl BucketAdmin {
         if answer.status.is_success() {
             return Ok(Step::Done);
         }
-        match not_taken(&answer, &asked) {
-            Error::NotTaken { code, .. } if &*code == "BucketAlreadyOwnedByYou" => {
-                Ok(Step::WasThere)
-            }
-            error => Err(self.failed(act, error)),
-        }
+        let error = not_taken(&answer, &asked);
+        let is_ours = hint::answer(&error).is_some_and(|it| it.1 == "BucketAlreadyOwnedByYou");
+        if is_ours { Ok(Step::WasThere) } else { Err(self.failed(act, error)) }
     }
 
     /// Writes `nix-cache-info`, which makes it a cache.
@@ -194,7 +191,12 @@ impl BucketAdmin {
         let found = match &self.place {
             Place::Bucket(s3) => {
                 let answer = self.call(s3, act, Call::bare(Method::GET, CACHE_INFO, "")).await?;
-                answer.status.is_success().then_some(answer.body)
+                match (answer.status.as_u16(), answer::error_code(&answer.body).as_deref()) {
+                    (200, _) => Some(answer.body),
+                    (404, None | Some("NoSuchKey")) => None,
+                    // What cannot be seen is not overwritten.
+                    _ => return Err(self.failed(act, not_taken(&answer, &asked))),
+                }
             }
             Place::Folder(folder) => make_folder::cache_info(folder, &asked)
                 .await
@@ -221,7 +223,7 @@ impl BucketAdmin {
                 let call = Call { content_type, sent, ..Call::bare(Method::PUT, CACHE_INFO, "") };
                 s3.done(&call, &self.pace, &asked).await.map(|_| ())
             }
-            Place::Folder(folder) => folder.put_cache_info(&sent, &self.pace, &asked).await,
+            Place::Folder(folder) => folder.put_cache_info(sent, &self.pace, &asked).await,
         };
         written.map(|()| Step::Done).map_err(|error| self.failed(act, error))
     }
@@ -261,16 +263,17 @@ impl BucketAdmin {
                 }
             }
         }
-        // MinIO refuses a rule that takes away unfinished uploads too: it does so by itself.
-        let both = lifecycle::rule(days, true);
-        match self.write(s3, act, "lifecycle=", (both, "application/xml")).await {
-            Err(error) if error.status() == Some(400) => {
-                let one = lifecycle::rule(days, false);
-                self.write(s3, act, "lifecycle=", (one, "application/xml")).await?;
+        let mut written = Ok(());
+        for wanted in lifecycle::Wanted::ALL {
+            let rules = (lifecycle::rules(days, wanted), "application/xml");
+            written = self.write(s3, act, "lifecycle=", rules).await;
+            // A server that does not know all of it says so with a 400 (MinIO) or a 501.
+            let is_too_much = |error: &StepError| matches!(error.status(), Some(400 | 501));
+            if !written.as_ref().is_err_and(is_too_much) {
+                break;
             }
-            written => written?,
         }
-        Ok(Step::Done)
+        written.map(|()| Step::Done)
     }
 
     /// A part of the bucket's configuration; `None` where it has none.
@@ -298,8 +301,8 @@ impl BucketAdmin {
         query: &'static str,
         (text, content_type): (String, &'static str),
     ) -> Result<(), StepError> {
-        let (sent, content_type) = (Sent::Bytes(text.into()), Some(content_type));
-        let call = Call { sent, content_type, ..Call::bare(Method::PUT, "", query) };
+        let (content_type, sent) = (Some(content_type), Sent::Bytes(text.into()));
+        let call = Call { content_type, sent, ..Call::bare(Method::PUT, "", query) };
         let done = s3.done(&call, &self.pace, &self.asked("the bucket")).await;
         done.map(|_| ()).map_err(|error| self.failed(act, error))
     }

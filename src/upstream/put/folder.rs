@@ -12,7 +12,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, mkdirat, openat, renameat, statat, unlinkat,
+};
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use tokio::task::spawn_blocking;
@@ -38,6 +40,14 @@ const LEFT_AFTER: Duration = Duration::from_hours(24);
 /// thousand.
 const SWEPT_MAX: usize = 4096;
 
+/// A file that is to be written.
+pub(super) struct Written<'a> {
+    pub(super) key: &'a str,
+    pub(super) sent: Sent<'a>,
+    /// What it must have.
+    pub(super) sha256: Option<FileHash>,
+}
+
 impl Folder {
     /// What is known of a file.
     pub(super) async fn head(&self, key: &str, asked: &Asked) -> Result<Option<ObjectHead>, Error> {
@@ -48,36 +58,35 @@ impl Folder {
         self.blocking(key, asked, look).await
     }
 
-    /// Writes a file; with `sha256` it must have that.
-    pub(in crate::upstream) async fn put(
+    /// Writes a file.
+    pub(super) async fn put(
         &self,
-        key: &str,
-        sent: &Sent<'_>,
-        sha256: Option<&FileHash>,
+        file: &Written<'_>,
         pace: &Pace,
         asked: &Asked,
     ) -> Result<(), Error> {
-        self.write(key, sent, (sha256, true), pace, asked).await
+        self.write(file, true, pace, asked).await
     }
 
     /// Writes `nix-cache-info` into a folder that may have none yet.
     pub(in crate::upstream) async fn put_cache_info(
         &self,
-        sent: &Sent<'_>,
+        sent: Sent<'_>,
         pace: &Pace,
         asked: &Asked,
     ) -> Result<(), Error> {
-        self.write(CACHE_INFO, sent, (None, false), pace, asked).await
+        let file = Written { key: CACHE_INFO, sent, sha256: None };
+        self.write(&file, false, pace, asked).await
     }
 
     async fn write(
         &self,
-        key: &str,
-        sent: &Sent<'_>,
-        (sha256, must_be_cache): (Option<&FileHash>, bool),
+        file: &Written<'_>,
+        must_be_cache: bool,
         pace: &Pace,
         asked: &Asked,
     ) -> Result<(), Error> {
+        let key = file.key;
         location::plain_name(key).map_err(|why| Error::Url { asked: asked.clone(), why })?;
         let (parent, name) = key.rsplit_once('/').unwrap_or(("", key));
         let (root, parent, name) = (self.root.clone(), parent.to_owned(), name.to_owned());
@@ -93,12 +102,12 @@ impl Folder {
         })
         .await?
         .ok_or_else(|| Error::NotACache { upstream: Arc::clone(&asked.upstream) })?;
-        let mut reading = Reading::new(sent, asked);
+        let mut reading = Reading::new(&file.sent, asked);
         while let Some(bytes) = reading.next().await? {
-            sent.may_go(bytes.len()).await;
+            file.sent.may_go(bytes.len()).await;
             making = step(asked, pace.progress, move || making.write(&bytes)).await?;
         }
-        if let Some(sha256) = sha256
+        if let Some(sha256) = file.sha256
             && making.digest() != *sha256.as_bytes()
         {
             let source = Arc::new(io::Error::other("it has not the SHA-256 that it should have"));
@@ -220,9 +229,15 @@ fn open_root(root: &Path, must_be_cache: bool) -> io::Result<Option<OwnedFd>> {
     }
 }
 
+/// A sub-folder. One that is a link may lead anywhere: it is not followed.
 fn open_or_make(folder: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    match openat(folder, name, FOLDER_FLAGS, Mode::empty()) {
+    let flags = FOLDER_FLAGS | OFlags::NOFOLLOW;
+    match openat(folder, name, flags, Mode::empty()) {
         Err(Errno::NOENT) => {}
+        Err(Errno::NOTDIR | Errno::LOOP) if is_link(folder, name) => {
+            let why = "a sub-folder is a symbolic link, which is not written through";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+        }
         opened => return Ok(opened?),
     }
     match mkdirat(folder, name, Mode::from(0o755)) {
@@ -230,7 +245,12 @@ fn open_or_make(folder: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
         made => made?,
     }
     sync_folder(folder)?;
-    Ok(openat(folder, name, FOLDER_FLAGS, Mode::empty())?)
+    Ok(openat(folder, name, flags, Mode::empty())?)
+}
+
+fn is_link(folder: &OwnedFd, name: &str) -> bool {
+    let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_symlink())
 }
 
 /// Makes new names durable, where the file system can say that of a folder.

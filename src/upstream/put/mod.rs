@@ -25,10 +25,11 @@ use super::{Error, Kind, Upstream};
 use crate::nix::FileHash;
 
 pub(super) use call::{Call, not_taken};
+use folder::Written;
 pub(super) use send::{Answer, PACE, Pace, Pipe, Sent};
 pub use setback::Setback;
 
-/// Longest object that is put in one request: what is sent again when that fails. MinIO and AWS
+/// Longest object that is put in one request: what is sent again when that fails. `MinIO` and AWS
 /// take 5 GiB so.
 const MULTIPART_FROM_LEN: u64 = 64 * 1024 * 1024;
 
@@ -128,7 +129,9 @@ impl Upstream {
                 let call = Call { content_type, sent, ..Call::bare(Method::PUT, key, "") };
                 s3.put_whole(&call, pace, &asked).await
             }
-            Kind::Folder(folder) => folder.put(key, &sent, None, pace, &asked).await,
+            Kind::Folder(folder) => {
+                folder.put(&Written { key, sent, sha256: None }, pace, &asked).await
+            }
             Kind::Http(_) => Err(self.no_target()),
         }
     }
@@ -142,7 +145,8 @@ impl Upstream {
             Kind::S3(s3) => s3.put(&object, pace, &asked).await,
             Kind::Folder(folder) => {
                 let sent = Sent::Range(object.source, 0, object.len);
-                folder.put(object.key, &sent, Some(&object.sha256), pace, &asked).await
+                let sha256 = Some(object.sha256);
+                folder.put(&Written { key: object.key, sent, sha256 }, pace, &asked).await
             }
             Kind::Http(_) => Err(self.no_target()),
         }

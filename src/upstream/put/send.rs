@@ -227,9 +227,13 @@ async fn hand_over(
     let room = async |handed_over: u64| {
         let wait = if handed_over < 2 { pace.connect } else { pace.progress };
         let waited_s = wait.as_secs();
-        let stalled = |_| match handed_over < 2 {
-            true => Error::Silent { asked: asked.clone(), waited_s },
-            false => Error::Stalled { asked: asked.clone(), waited_s },
+        let stalled = |_| {
+            let asked = asked.clone();
+            if handed_over < 2 {
+                Error::Silent { asked, waited_s }
+            } else {
+                Error::Stalled { asked, waited_s }
+            }
         };
         timeout(wait, to.reserve()).await.map_err(stalled)
     };

@@ -1,6 +1,7 @@
-//! A bucket in memory that checks what it is given as MinIO does, and fails as it is told.
+//! A bucket in memory that checks what it is given as `MinIO` does, and fails as it is told.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -12,6 +13,7 @@ use md5::Md5;
 use sha2::{Digest as _, Sha256};
 
 use super::server::{Answer, Outcome, Server, answer, s3_error, status};
+use crate::upstream::s3::base16;
 
 /// What goes wrong with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +162,7 @@ fn error(code: &str) -> String {
     format!("<?xml version=\"1.0\"?>\n<Error><Code>{code}</Code></Error>")
 }
 
-/// Checks a body as MinIO does.
+/// Checks a body as `MinIO` does.
 fn check(parts: &Parts, bytes: &[u8]) -> Result<(), Answer> {
     let header = |name: &str| parts.headers.get(name).map(|it| it.to_str().unwrap());
     let Some(len) = header("content-length") else {
@@ -177,7 +179,7 @@ fn check(parts: &Parts, bytes: &[u8]) -> Result<(), Answer> {
     if header("content-md5") != Some(&md5) {
         return Err(s3_error(400, "BadDigest"));
     }
-    let sha256: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let sha256 = base16(&Sha256::digest(bytes).into());
     match header("authorization") {
         None => Ok(()),
         Some(it) if !it.contains("content-md5") => Err(s3_error(403, "SignatureDoesNotMatch")),
@@ -227,13 +229,12 @@ fn act(held: &Mutex<Held>, parts: &Parts, bytes: Vec<u8>) -> Answer {
         }
         ("POST", Some(id)) => {
             let parts = held.uploads.remove(id).unwrap();
-            let list: String = parts
-                .keys()
-                .map(|n| {
-                    format!("<Part><PartNumber>{n}</PartNumber><ETag>\"part{n}\"</ETag></Part>")
-                })
-                .collect();
-            let wanted = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
+            let mut wanted = "<CompleteMultipartUpload>".to_owned();
+            for n in parts.keys() {
+                write!(wanted, "<Part><PartNumber>{n}</PartNumber><ETag>\"part{n}\"</ETag></Part>")
+                    .unwrap();
+            }
+            wanted.push_str("</CompleteMultipartUpload>");
             assert_eq!(String::from_utf8(bytes).unwrap(), wanted);
             held.objects.insert(key, parts.into_values().flatten().collect());
             answer(200, &[], "  \n<CompleteMultipartUploadResult></CompleteMultipartUploadResult>")

@@ -211,7 +211,7 @@ async fn a_target_that_stalls_is_given_up() {
         assert_eq!(error.setback(), Setback::Passing, "{fault:?}");
         error
     };
-    let error = check(Fault::Stalled(MIB as usize), 32 * MIB, |_| true).await;
+    let error = check(Fault::Stalled(1 << 20), 32 * MIB, |_| true).await;
     assert!(matches!(error, Error::Stalled { .. }), "{error}");
     let error = check(Fault::Silent, 3, |_| true).await;
     assert!(matches!(error, Error::Silent { .. }), "{error}");

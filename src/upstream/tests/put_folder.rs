@@ -139,6 +139,16 @@ async fn what_a_crash_left_is_swept_and_what_another_writes_is_not() {
     assert_eq!(names(&nar), [".snowberry-new", "old", "x.nar.zst"]);
 }
 
+#[tokio::test]
+async fn a_sub_folder_that_leads_elsewhere_is_not_written_through() {
+    let (folder, upstream) = cache();
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("nar")).unwrap();
+    let error = upstream.put_small(NAR, "", "text".into()).await.unwrap_err();
+    assert_eq!(error.setback(), Setback::Target, "{error}");
+    assert!(names(elsewhere.path()).is_empty());
+}
+
 /// A disk without room: anything that is written to `/dev/full` says so.
 #[tokio::test]
 async fn a_full_disk_stops_the_target() {

@@ -1,0 +1,111 @@
+//! Commands that a running cache is given over its admin socket.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use http_body_util::Empty;
+use hyper::body::Bytes;
+use hyper::{Method, Request, header};
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use super::exchange;
+use crate::config::{self, Config};
+
+/// A command may strike many rows off a slow card; the cache itself cuts it after as long.
+const ANSWER_WAIT: Duration = Duration::from_mins(5);
+
+/// Why a command was not given: a caller may do without a running cache.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotGiven {
+    /// Nobody listens there.
+    #[error(
+        "no snowberry answers at {} (is `snowberry serve` running, with the same configuration?)",
+        .0.display()
+    )]
+    NobodyRuns(PathBuf),
+    /// The socket is for others.
+    #[error(
+        "this user may not use {}: run the command as root, or as its owner or a member of its \
+         group (`ls -l` shows them)",
+        .0.display()
+    )]
+    NotAllowed(PathBuf),
+}
+
+/// Whose cache is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// The one of this configuration, and no other.
+    Own,
+    /// The machine's, where this user has none.
+    Machine,
+}
+
+/// Gives a command and returns the answer. What the cache says against it is an error, and so is
+/// [`NotGiven`].
+pub(super) fn command(
+    config: &Config,
+    reach: Reach,
+    method: Method,
+    target: &str,
+) -> anyhow::Result<Value> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    let given = give(config, reach, method, target);
+    runtime
+        .block_on(async { tokio::time::timeout(ANSWER_WAIT, given).await })
+        .context("wait for the answer of the cache")?
+}
+
+async fn give(
+    config: &Config,
+    reach: Reach,
+    method: Method,
+    target: &str,
+) -> anyhow::Result<Value> {
+    let stream = connect(config, reach).await?;
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
+        .header(header::HOST, "localhost")
+        .body(Empty::<Bytes>::new())
+        .context("ask")?;
+    let (status, body) = exchange::over(stream, request).await.context("ask the running cache")?;
+    let value: Value = serde_json::from_slice(&body)
+        .with_context(|| format!("the running cache answered {status}: is it an older version?"))?;
+    match value.get("error").and_then(Value::as_str) {
+        Some(sentence) => Err(anyhow::anyhow!("{sentence}")),
+        None => Ok(value),
+    }
+}
+
+async fn connect(config: &Config, reach: Reach) -> Result<UnixStream, NotGiven> {
+    let path = &config.admin.socket;
+    let system = Path::new(config::SYSTEM_ADMIN_SOCKET);
+    let second = match reach {
+        Reach::Machine if !config.admin.is_configured && path != system => Some(system),
+        Reach::Machine | Reach::Own => None,
+    };
+    match (to(path).await, second) {
+        (Err(NotGiven::NobodyRuns(first)), Some(system)) => match to(system).await {
+            Err(NotGiven::NobodyRuns(_)) => Err(NotGiven::NobodyRuns(first)),
+            other => other,
+        },
+        (other, _) => other,
+    }
+}
+
+async fn to(path: &Path) -> Result<UnixStream, NotGiven> {
+    UnixStream::connect(path).await.map_err(|error| {
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            NotGiven::NotAllowed(path.to_path_buf())
+        } else {
+            NotGiven::NobodyRuns(path.to_path_buf())
+        }
+    })
+}

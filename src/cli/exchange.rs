@@ -1,0 +1,49 @@
+//! One request and its answer, over TCP or a local socket.
+
+use anyhow::Context;
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+
+/// A status is a few hundred bytes and about 200 for each upstream or push target.
+const ANSWER_LEN_MAX: usize = 1 << 20;
+
+/// A connection to `HOST[:PORT]`.
+pub(super) async fn connect(authority: &str) -> anyhow::Result<TcpStream> {
+    let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
+        !port.is_empty() && port.bytes().all(|c| c.is_ascii_digit()) && !host.ends_with(':')
+    });
+    let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
+    TcpStream::connect(address).await.context("connect")
+}
+
+/// The answer to `request` over a fresh connection.
+pub(super) async fn over<S>(
+    stream: S,
+    request: Request<Empty<Bytes>>,
+) -> anyhow::Result<(StatusCode, Bytes)>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("connect")?;
+    let exchange = async {
+        let response = sender.send_request(request).await.context("ask")?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_LEN_MAX);
+        let body = body.collect().await.map_err(anyhow::Error::from_boxed).context("read")?;
+        Ok((status, body.to_bytes()))
+    };
+    tokio::pin!(exchange);
+    // The connection ends when the exchange does, or earlier with the exchange's error.
+    tokio::select! {
+        answer = &mut exchange => answer,
+        ended = connection => {
+            ended.context("keep the connection")?;
+            exchange.await
+        }
+    }
+}
