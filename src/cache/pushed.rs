@@ -51,6 +51,12 @@ impl Cache {
         self.inner.memory.forget_ready(key);
     }
 
+    /// Whether it is a key of this cache, the present one or a rotated one.
+    pub(crate) fn is_own_key(&self, name: &str) -> bool {
+        let own = super::locked(&self.inner.own).clone();
+        own.trusted.keys().iter().any(|key| key.name() == name)
+    }
+
     /// A document was accepted.
     pub(crate) fn document_came(&self, name: &str) {
         self.inner.memory.absent_documents.forget(&Arc::from(name));

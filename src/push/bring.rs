@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -11,11 +11,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use serde_json::Value;
 use tokio::sync::Notify;
+use tracing::info;
 
 use super::Inner;
 use super::carry::{Carrier, Failed};
 use super::limit::Limit;
-use crate::nix::{FileHash, NarHash, NarName, StorePath, UploadName};
+use crate::nix::{CacheInfo, FileHash, NarHash, NarName, StorePath, UploadName};
 use crate::store::{self, HeldNar, Queued};
 use crate::upstream::{Object, ObjectHead, Source};
 
@@ -25,6 +26,15 @@ const NAR_TYPE: &str = "application/x-nix-nar";
 /// A debuginfo document comes before the NAR that it names. One whose NAR has not come in a day was
 /// left behind by a client that gave up: it goes up as it is.
 const EARLY_MAX: Duration = Duration::from_hours(24);
+
+/// How often a target that is given something is asked whether it still calls itself a cache.
+const CACHE_INFO_EVERY: Duration = Duration::from_hours(1);
+
+/// What makes a bucket a cache for those who read it directly.
+const CACHE_INFO: &str = "nix-cache-info";
+
+/// Above cache.nixos.org's 40: a bucket is asked after it, a snowberry before it.
+const CACHE_INFO_PRIORITY: u32 = 50;
 
 /// The name of a NAR in the bucket.
 pub(super) fn nar_key(held: &HeldNar) -> String {
@@ -49,6 +59,7 @@ pub(super) fn lasts(head: &ObjectHead, now: SystemTime) -> bool {
 pub(super) struct Turns {
     taken: Mutex<HashSet<FileHash>>,
     given_back: Notify,
+    cache_info_seen: Mutex<Option<Instant>>,
 }
 
 /// A turn, given back when it is dropped.
@@ -70,6 +81,20 @@ impl Turns {
         }
     }
 
+    /// Whether it is time to look for the target's `nix-cache-info`; who is told so looks.
+    fn is_cache_info_due(&self, now: Instant) -> bool {
+        let mut seen = self.cache_info_seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = seen.is_none_or(|seen| now.duration_since(seen) >= CACHE_INFO_EVERY);
+        if due {
+            *seen = Some(now);
+        }
+        due
+    }
+
+    fn cache_info_is_not_seen(&self) {
+        *self.cache_info_seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn taken(&self) -> MutexGuard<'_, HashSet<FileHash>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,6 +105,34 @@ impl Drop for Turn<'_> {
         self.turns.taken().remove(&self.file_hash);
         self.turns.given_back.notify_waiters();
     }
+}
+
+/// Puts `nix-cache-info` again where it is gone or about to go: a bucket's rule of age takes it like
+/// anything else, and the bucket is no cache any more for those who read it directly.
+pub(super) async fn cache_info(carrier: &Carrier) -> Result<(), Failed> {
+    let Carrier { inner, target, turns, .. } = carrier;
+    if !turns.is_cache_info_due(Instant::now()) {
+        return Ok(());
+    }
+    let kept = async {
+        if target.head(CACHE_INFO).await?.is_some_and(|head| lasts(&head, SystemTime::now())) {
+            return Ok(());
+        }
+        let there = target.document(CACHE_INFO).await?;
+        let text = there.unwrap_or_else(|| {
+            let store_dir = inner.config.store_dir.clone();
+            let priority = Some(CACHE_INFO_PRIORITY);
+            CacheInfo { store_dir, want_mass_query: true, priority }.to_string().into()
+        });
+        target.put_small(CACHE_INFO, "text/x-nix-cache-info", text).await?;
+        info!(upstream = %target.url(), "put nix-cache-info of a push target");
+        Ok(())
+    };
+    let kept = kept.await;
+    if kept.is_err() {
+        turns.cache_info_is_not_seen();
+    }
+    kept
 }
 
 /// Puts a NAR unless it is there. Says how many bytes were sent.

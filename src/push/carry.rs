@@ -99,6 +99,7 @@ impl Carrier {
         // What is waited for here may have been struck off or accepted again since it was read.
         let now = inner.store.queue_row(target.url(), row.what.clone()).await?;
         let Some(row) = now.filter(|row| !row.lost) else { return Ok(Carried::Gone) };
+        bring::cache_info(self).await?;
         let carried = match &row.what {
             Queued::Path(key) => Box::pin(self.path(*key)).await,
             Queued::Document(name) => Box::pin(self.document(name, &row)).await,
@@ -206,8 +207,10 @@ impl Carrier {
             Said::Differs => {
                 info!(path = %stored.narinfo.store_path.base_name(),
                     "another upstream has this path with another NAR, our signature is taken off");
-                if let Some(own) = inner.own_key_name() {
-                    stored.narinfo.signatures.retain(|signature| signature.key_name() != own);
+                let signatures = &mut stored.narinfo.signatures;
+                let before = signatures.len();
+                signatures.retain(|signature| !inner.cache.is_own_key(signature.key_name()));
+                if signatures.len() < before {
                     inner.store.keep_narinfo(stored).await?;
                     inner.cache.path_came(key);
                 }

@@ -117,11 +117,3 @@ impl Push {
             Some(own_key);
     }
 }
-
-impl Inner {
-    /// The name of the key that signs what was pushed.
-    fn own_key_name(&self) -> Option<String> {
-        let own_key = self.own_key.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        own_key.as_ref().map(|key| key.public().name().to_owned())
-    }
-}

@@ -114,6 +114,30 @@ async fn what_the_bucket_is_about_to_take_away_is_put_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_lost_its_cache_info_gets_one_and_keeps_its_own() {
+    let cache_info = "nix-cache-info";
+    let bucket = Bucket::start().await;
+    let its_own = bucket.object(cache_info).unwrap();
+    bucket.remove(cache_info);
+    let made = Made::mixed("cache", 5_000);
+    let mut house = House::new(&[target(&bucket.url(), "")]).await;
+    house.accept(&made).await;
+    house.run();
+    house.drained(0).await;
+    let put = String::from_utf8(bucket.object(cache_info).unwrap()).unwrap();
+    assert!(put.starts_with("StoreDir: /nix/store\n"), "{put}");
+    // About to be taken away: put again as it is.
+    bucket.put(cache_info, &its_own);
+    bucket.expires("expiry-date=\"Sat, 21 Nov 2026 12:00:01 GMT\", rule-id=\"a\"");
+    let mut next = House::new(&[target(&bucket.url(), "")]).await;
+    next.accept(&Made::mixed("later", 5_000)).await;
+    next.run();
+    next.drained(0).await;
+    assert_eq!(bucket.puts(cache_info), 2);
+    assert_eq!(bucket.object(cache_info).unwrap(), its_own);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn signatures_are_added_to_what_is_there() {
     let bucket = Bucket::start().await;
     // Somebody else put the path, packed otherwise.

@@ -93,6 +93,13 @@ async fn a_connection_that_breaks_off_in_the_middle_is_begun_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_some_proxy_is_no_success() {
+    let page = Some(Wrong::NoWrite(200, "SignInToThisNetwork"));
+    let bucket = check(page, "nar/", TargetState::Waiting, "a page of its own").await;
+    assert_eq!(bucket.put_twice(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_put_though_nobody_said_so_is_found() {
     let bucket = Bucket::start().await;
     let mut house = House::new(&[target(&bucket.url(), "")]).await;

@@ -62,7 +62,8 @@ impl S3 {
         self.put_whole(&call, pace, asked).await
     }
 
-    /// One request; what is there already is as good.
+    /// One request; what is there already is as good. The success of a bucket has nothing to say:
+    /// a page with status 200 is some proxy's, and the object is nowhere.
     pub(super) async fn put_whole(
         &self,
         call: &Call<'_>,
@@ -70,6 +71,10 @@ impl S3 {
         asked: &Asked,
     ) -> Result<(), Error> {
         match self.done(call, pace, asked).await {
+            Ok(answer) if !answer.body.trim_ascii().is_empty() => {
+                let (asked, status) = (asked.clone(), answer.status.as_u16());
+                Err(Error::Status { asked, status, code: "with a page of its own".into() })
+            }
             Ok(_) | Err(Error::NotTaken { status: 412, .. }) => Ok(()),
             Err(error) => Err(error),
         }
