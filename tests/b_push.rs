@@ -75,6 +75,7 @@ async fn may_write(snowberry: &Snowberry, token: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_good_at_once_and_refused_at_once() {
     let snowberry = Settings::new().start().await;
+    snowberry.ready().await;
     let state = snowberry.state();
     let tower = of(&state, &["token", "add", "tower"]).well();
     let tower = tower.trim_end();
@@ -99,6 +100,7 @@ async fn a_token_that_is_made_before_the_first_start_is_good() {
     let token = of(&state, &["token", "add", "tower", "--set", &set]).well();
     assert_eq!(tokens.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     let snowberry = Settings::new().set(&set).start().await;
+    snowberry.ready().await;
     assert!(may_write(&snowberry, token.trim_end()).await);
     // What is not understood lets nobody write, and says so once.
     std::fs::write(&tokens, "tower\n").unwrap();
@@ -109,6 +111,7 @@ async fn a_token_that_is_made_before_the_first_start_is_good() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_admin_side_is_on_the_socket_and_nowhere_else() {
     let mut snowberry = Settings::new().start().await;
+    snowberry.ready().await;
     let (state, socket) = (snowberry.state(), snowberry.state().join("admin.sock"));
     assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o660);
     let status = of(&state, &["push", "--status", "--json"]).well();
@@ -142,17 +145,20 @@ async fn the_admin_side_is_on_the_socket_and_nowhere_else() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_leaves_a_socket_that_the_next_one_takes_over() {
     let mut snowberry = Settings::new().start().await;
+    snowberry.ready().await;
     let state = snowberry.state();
     snowberry.kill();
     assert!(state.join("admin.sock").exists());
     of(&state, &["push", "--status"]).badly("no snowberry answers at");
     snowberry.restart().await;
+    snowberry.ready().await;
     of(&state, &["push", "retry"]).well();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_cache_signs_with_the_rotated_key_and_lists_both() {
     let snowberry = Settings::new().start().await;
+    snowberry.ready().await;
     let state = snowberry.state();
     let first = of(&state, &["key", "show"]).well();
     assert_eq!(snowberry.client().get("/public-key").await.text(), first);
@@ -183,6 +189,7 @@ async fn a_key_that_nix_made_is_taken_and_replaces_nothing_by_itself() {
     assert_eq!(mode & 0o777, 0o600);
 
     let mut snowberry = Settings::new().start().await;
+    snowberry.ready().await;
     let state = snowberry.state();
     let own = of(&state, &["key", "show"]).well();
     of(&state, &["key", "import", &file]).badly("--replace");
@@ -192,6 +199,7 @@ async fn a_key_that_nix_made_is_taken_and_replaces_nothing_by_itself() {
     assert_eq!(snowberry.client().get("/public-key").await.text(), both);
     assert!(snowberry.stop().await.success());
     snowberry.restart().await;
+    snowberry.ready().await;
     assert_eq!(snowberry.client().get("/public-key").await.text(), both);
     let wrong = folder.path().join("wrong");
     std::fs::write(&wrong, &public).unwrap();
@@ -238,7 +246,7 @@ async fn a_bucket_becomes_a_cache_by_its_owner_and_not_by_its_user() {
     assert_eq!(steps(&told), ["done  "; 4], "{told}");
     let again = init(&["--profile", "admin"]).well();
     assert_eq!(steps(&again), ["ok    "; 4], "{again}");
-    let policy = again.split_once("guides):\n").unwrap().1;
+    let policy = again.split_once("guides):\n").unwrap().1.trim_start();
     assert_eq!(run(&["bucket", "policy", "second-cache"]).well(), policy);
     let policy: serde_json::Value = serde_json::from_str(policy).unwrap();
     assert_eq!(policy["Statement"][0]["Action"].as_array().unwrap().len(), 7);

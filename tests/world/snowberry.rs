@@ -115,6 +115,11 @@ impl Snowberry {
         self.process.child.id()
     }
 
+    /// Waits until key and admin socket are there too, which come after `listening`.
+    pub(crate) async fn ready(&self) {
+        self.log_line(&["snowberry::daemon: ready"], START_LIMIT).await;
+    }
+
     pub(crate) async fn narinfo(&self, store_path_hash: &str) -> Answer {
         self.client().get(&format!("/{store_path_hash}.narinfo")).await
     }
