@@ -46,21 +46,20 @@ impl Refusal {
             }
             Self::NoWriter => {
                 "Nobody may write to this cache yet: run `snowberry token add NAME` on it and put \
-                 the token into the URL (http://any:TOKEN@host/push) or into netrc as the password."
+                 the token into netrc as the password (`--option netrc-file FILE`)."
             }
             Self::NoToken => {
-                "Uploads need a token of this cache: put it into the URL \
-                 (http://any:TOKEN@host/push) or into netrc as the password. \
-                 `snowberry token add NAME` on the cache makes one."
+                "Uploads need a token of this cache: put it into netrc as the password (`--option \
+                 netrc-file FILE`). `snowberry token add NAME` on the cache makes one."
             }
             Self::WrongToken => {
                 "This is no token of this cache, or it was removed: `snowberry token list` on the \
                  cache shows those that count, `snowberry token add NAME` makes one."
             }
             Self::Plain => {
-                "Over plain http a token is taken from this machine itself only: upload over \
-                 https or through `snowberry forward`, or allow it with `push.plain = true` in \
-                 snowberry.toml, if everybody on this network may read it."
+                "Over plain http a token is taken from the cache's own machine only. If everybody on \
+                 this network may read the token, `push.plain = true` in snowberry.toml there \
+                 allows it."
             }
             Self::Tokens => {
                 "The tokens of this cache cannot be read: its log says why, mend that first."

@@ -79,6 +79,13 @@ pub(super) struct Shown {
     retry_at: Option<Instant>,
 }
 
+impl Shown {
+    /// The trouble it is in.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.last_error.clone()
+    }
+}
+
 impl Desk {
     pub(super) fn new(target: &Arc<str>) -> Self {
         let shown = Shown {

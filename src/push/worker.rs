@@ -17,7 +17,7 @@ use super::state::{Pace, Trouble};
 use super::status::{Desk, TargetState};
 use super::{Inner, Push, sweep};
 use crate::store::{self, QueueRow};
-use crate::upstream::{Setback, Upstream};
+use crate::upstream::{self, Setback, Upstream};
 
 /// Rows that are read from the index at once.
 const PAGE_LEN: usize = 128;
@@ -282,8 +282,14 @@ impl Worker {
 
     fn failed(&mut self, row: &QueueRow, began: Duration, failed: &Failed) {
         self.carrier.inner.metrics.push_failed.inc();
-        let said = failed.chain();
+        let mut said = failed.chain();
         debug!(upstream = %self.url(), what = %name_of(&row.what), said, "not carried");
+        // That its reading side rests says less than what made it rest.
+        if let Failed::Target(upstream::Error::Resting { .. }) = failed
+            && let Some(before) = self.carrier.desk.shown().last_error()
+        {
+            said = before;
+        }
         let setback = match failed {
             Failed::Target(error) => error.setback(),
             Failed::Store(_) => {
