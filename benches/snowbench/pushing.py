@@ -35,7 +35,8 @@ def upload(bench, to, paths, binds=()):
     cache = os.path.dirname(bench.cache("zst"))
     script = UPLOAD.format(to=to, paths=" ".join(paths))
     done = chroot.run(bench.root, script, binds=[(cache, "/mnt", "ro"), *binds])
-    begin, end = map(float, done["printed"][-1].split())
+    *_, dates = filter(None, done["printed"])
+    begin, end = map(float, dates.split())
     return end - begin
 
 
