@@ -15,7 +15,9 @@ mod made;
 #[path = "../world/mod.rs"]
 mod world;
 
+mod beside;
 mod evicted;
+mod many;
 
 use std::time::Duration;
 
