@@ -17,7 +17,9 @@ mod world;
 
 mod beside;
 mod evicted;
+mod killed;
 mod many;
+mod traces;
 
 use std::time::Duration;
 
