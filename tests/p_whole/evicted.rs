@@ -1,10 +1,11 @@
 //! What was pushed and then evicted here: the bucket has it still, or it is gone there as well.
 
 use snowberry::nix::Compression;
+use snowberry::nix::nar::Node;
 
-use crate::made::{self, Made};
+use crate::made::{self, Made, noise};
 use crate::world::s3::{Kind, S3Server};
-use crate::world::{NixClient, Release, Settings, until};
+use crate::world::{NARINFO_LIMIT, NixClient, Release, Settings, until};
 use crate::{LIMIT, Lab};
 
 /// A snowberry with little room whose bucket is target and upstream.
@@ -19,7 +20,10 @@ async fn beside(minio: &S3Server) -> Lab {
 /// Pushes more than there is room for. Nothing is asked meanwhile: that would be a use.
 async fn evict(lab: &Lab, name: &str) {
     for n in 0..8 {
-        lab.push(&Made::noise(&format!("{name}-{n}"), 2 << 20).packed(Compression::None)).await;
+        let name = format!("{name}-{n}");
+        let nar = Node::File { executable: false, contents: noise(&name, 2 << 20) }.to_nar();
+        let small = Made::noise(&name, 1).packed(Compression::None);
+        lab.push(&Made { file: nar.clone(), nar, ..small }).await;
         lab.drained().await;
     }
 }
@@ -82,6 +86,58 @@ async fn what_was_pushed_is_had_again_from_the_bucket_by_every_url() {
     }
     // It came from the bucket: nothing of it waits to be sent there again.
     assert_eq!(lab.snowberry.figure("queue", "waiting").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_is_down_withdraws_nothing() {
+    let Some(mut minio) = S3Server::start(Kind::Minio).await else { return };
+    let mut lab = beside(&minio).await;
+    let made = Made::noise("down", 500_000).packed(Compression::Zstd);
+    lab.push(&made).await;
+    lab.drained().await;
+    evict(&lab, "down-filler").await;
+    assert!(!lab.is_held(&made).await, "it was not evicted");
+    minio.kill();
+    assert!(lab.snowberry.stop().await.success());
+    lab.snowberry.restart().await;
+    let alias = format!("/{}", made.file_url());
+    for url in [made.narinfo_url(), made.nar_url(), alias.clone()] {
+        let answer = lab.get(&url).await;
+        assert_eq!(answer.status, 404, "{url}");
+        assert!(!url.ends_with(".narinfo") || answer.all_after < NARINFO_LIMIT);
+    }
+    minio.start_again().await;
+    for url in [alias, made.narinfo_url(), made.nar_url()] {
+        until("what the bucket has", LIMIT, || async {
+            (lab.get(&url).await.status == 200).then_some(())
+        })
+        .await;
+    }
+    assert!(made.is_in(&lab.get(&made.nar_url()).await.body));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_at_the_bucket_alone_is_not_uploaded_again_and_may_be() {
+    let Some(minio) = S3Server::start(Kind::Minio).await else { return };
+    let lab = beside(&minio).await;
+    let made = Made::noise("again", 500_000).packed(Compression::Xz);
+    lab.push(&made).await;
+    lab.drained().await;
+    evict(&lab, "again-filler").await;
+    assert!(!lab.is_held(&made).await, "it was not evicted");
+    // What Nix asks before it uploads: it is safe at the bucket.
+    let view = format!("/push{}", made.narinfo_url());
+    assert_eq!(lab.get(&view).await.status, 200);
+    let sent = || async {
+        let target = lab.snowberry.status().await["queue"]["targets"][0].clone();
+        target["pushed_bytes"].as_u64().unwrap()
+    };
+    let before = sent().await;
+    lab.push(&made).await;
+    lab.drained().await;
+    assert_eq!(sent().await, before, "it was sent again");
+    assert!(lab.is_held(&made).await);
+    assert!(lab.is_ours(&lab.narinfo(&made).await.unwrap()).await);
 }
 
 /// What builds one path.
