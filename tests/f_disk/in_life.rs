@@ -18,18 +18,18 @@ use super::world::{Client, NARINFO_LIMIT, Scripted, until};
 use super::{WELL_AFTER, check_degraded, fetch, why};
 
 /// A daemon in this process, on a disk with a switch.
-struct Daemon {
-    client: Client,
-    switch: Switch,
+pub(super) struct Daemon {
+    pub(super) client: Client,
+    pub(super) switch: Switch,
     upstream: Scripted,
     stop: CancellationToken,
     running: JoinSet<()>,
     _cache: MadeCache,
-    _folder: TempDir,
+    pub(super) folder: TempDir,
 }
 
 impl Daemon {
-    async fn start(paths: &[Made]) -> Self {
+    pub(super) async fn start(paths: &[Made]) -> Self {
         let cache = MadeCache::of(paths);
         let upstream = Scripted::serve(cache.root()).await;
         let folder = TempDir::new().unwrap();
@@ -58,11 +58,11 @@ impl Daemon {
             daemon::run(config, given, until_stopped, listening).await.unwrap();
         });
         let client = Client(told.await.expect("a daemon that listens"));
-        Self { client, switch, upstream, stop, running, _cache: cache, _folder: folder }
+        Self { client, switch, upstream, stop, running, _cache: cache, folder }
     }
 
     /// It ends in order, whatever was before.
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.switch.mend();
         self.stop.cancel();
         self.running.join_next().await.unwrap().unwrap();
@@ -70,7 +70,7 @@ impl Daemon {
 }
 
 /// NARs of a few rows each, so that writing them cannot stay in a buffer.
-fn paths(name: &str) -> Vec<Made> {
+pub(super) fn paths(name: &str) -> Vec<Made> {
     (0..8).map(|n| Made::noise(&format!("{name}-{n}"), 900_000)).collect()
 }
 

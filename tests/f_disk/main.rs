@@ -14,6 +14,7 @@ mod broken;
 mod in_life;
 #[path = "../made/mod.rs"]
 mod made;
+mod uploads;
 #[path = "../world/mod.rs"]
 mod world;
 

@@ -81,6 +81,17 @@ impl Client {
         timeout(ANSWER_LIMIT, self.carry(request)).await.unwrap().ok()
     }
 
+    /// A PUT to a server that may die meanwhile.
+    pub(crate) async fn try_put(
+        &self,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Option<Answer> {
+        let request = self.request(Method::PUT, path, headers, body.into());
+        timeout(ANSWER_LIMIT, self.carry(request)).await.unwrap().ok()
+    }
+
     async fn carry(&self, request: Request<Full<Bytes>>) -> Result<Answer, String> {
         let started = Instant::now();
         let mut connection = JoinSet::new();
