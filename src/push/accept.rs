@@ -7,8 +7,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::{debug, info};
 
 use super::others::{Found, Said};
-use super::upload::now_s;
-use super::{Inner, Push, Refusal};
+use super::{Inner, Push, Refusal, now_s};
 use crate::nix::{Compression, NarInfo, NarName, Signature, StorePathHash, UploadName};
 use crate::store::{self, Acceptance, Alias, HeldNar, Origin, StoredNarInfo};
 

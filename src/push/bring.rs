@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -13,9 +13,9 @@ use serde_json::Value;
 use tokio::sync::Notify;
 use tracing::info;
 
-use super::Inner;
 use super::carry::{Carrier, Failed};
 use super::limit::Limit;
+use super::{Inner, now_s};
 use crate::nix::{CacheInfo, FileHash, NarHash, NarName, StorePath, UploadName};
 use crate::store::{self, HeldNar, Queued};
 use crate::upstream::{Object, ObjectHead, Source};
@@ -232,11 +232,6 @@ pub(super) async fn document(
         None => None,
     };
     Ok(held.and_then(|held| with_archive(&body, &nar_key(&held))).unwrap_or(body))
-}
-
-/// Seconds since 1970 by this machine's clock.
-pub(super) fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The NAR file that a debuginfo document names.

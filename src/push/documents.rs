@@ -5,8 +5,7 @@ use hyper::HeaderMap;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::upload::now_s;
-use super::{Push, Refusal};
+use super::{Push, Refusal, now_s};
 use crate::nix::{CacheInfo, NarName, StorePathHash, UploadName};
 use crate::units::ByteSize;
 use crate::upstream::{Encoding, EncodingError};

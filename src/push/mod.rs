@@ -7,6 +7,7 @@
 //! [`tokens`] says who may write.
 
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -116,4 +117,10 @@ impl Push {
         *self.inner.own_key.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
             Some(own_key);
     }
+}
+
+/// Seconds since 1970 by this machine's clock.
+fn now_s() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::Push;
-use super::bring::now_s;
+use super::{Push, now_s};
 use crate::store::{Queued, TargetQueue};
 
 /// Names of paths that are shown as being otherwise elsewhere: the last ones.

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Inner;
-use super::bring::now_s;
+use super::{Inner, now_s};
 
 /// How often uploads are looked at: they may stay up to this much longer than their day.
 const EVERY: Duration = Duration::from_hours(1);

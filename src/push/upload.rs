@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
-use super::{Push, Refusal};
+use super::{Push, Refusal, now_s};
 use crate::cache::Unpacking;
 use crate::cache::ingest::{self, Feed, Ingested, NarLen, SNIFF_LEN};
 use crate::nix::nar::NarError;
@@ -325,10 +325,4 @@ fn too_long(max: u64, nar_size_max: u64) -> Refusal {
         ": no NAR packs as tight; if this is one, copy it with ?compression=none"
     };
     Refusal::TooLong { max: ByteSize(max), hint }
-}
-
-/// Seconds since 1970 by this machine's clock.
-pub(super) fn now_s() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }

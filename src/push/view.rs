@@ -9,8 +9,7 @@ use bytes::Bytes;
 use tracing::{debug, warn};
 
 use super::others::{Heard, Said};
-use super::upload::now_s;
-use super::{Inner, Push};
+use super::{Inner, Push, now_s};
 use crate::nix::StorePathHash;
 use crate::store::{Acceptance, HeldNar, Origin, Queued, StoredNarInfo};
 

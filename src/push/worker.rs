@@ -15,7 +15,7 @@ use super::limit::Limit;
 use super::order::{AHEAD, Order, Step};
 use super::state::{Pace, Trouble};
 use super::status::{Desk, TargetState};
-use super::{Inner, Push, sweep};
+use super::{Inner, Push, now_s, sweep};
 use crate::store::{self, QueueRow};
 use crate::upstream::{self, Setback, Upstream};
 
@@ -297,7 +297,7 @@ impl Worker {
                 return self.in_trouble(began, Trouble::Passing, said);
             }
             Failed::Early => {
-                let waited = bring::now_s().saturating_sub(row.queued_at_s);
+                let waited = now_s().saturating_sub(row.queued_at_s);
                 self.order.early(&row.what, Duration::from_secs(waited), self.now());
                 return;
             }
