@@ -296,7 +296,7 @@ mod tests {
 
     #[test]
     fn what_goes_within_half_of_the_buckets_rule_is_put_again() {
-        let written = UNIX_EPOCH + DAY * 20_000;
+        let written = SystemTime::UNIX_EPOCH + DAY * 20_000;
         let head = |modified, expires| ObjectHead { len: 1, modified, expires };
         let rule = head(Some(written), Some(written + DAY * 30));
         for (days, wanted) in [(0, true), (14, true), (15, false), (29, false), (31, false)] {
