@@ -173,7 +173,7 @@ async fn an_upload_is_refused_and_its_connection_goes_on() {
             ))
             .await;
         client.send(&body).await;
-        let text = client.until("password.\n").await;
+        let text = client.until("netrc-file FILE`).\n").await;
         assert!(text.starts_with("HTTP/1.1 403 Forbidden\r\n"), "{text}");
         assert!(!text.contains("connection: close"), "{text}");
     }
