@@ -11,14 +11,14 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::{self, BoxStream};
 use serde_json::Value;
 use tokio::sync::Notify;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::carry::{Carrier, Failed};
 use super::limit::Limit;
 use super::{Inner, now_s};
 use crate::nix::{CacheInfo, FileHash, NarHash, NarName, StorePath, UploadName};
 use crate::store::{self, HeldNar, Queued};
-use crate::upstream::{Object, ObjectHead, Source};
+use crate::upstream::{self, Object, ObjectHead, Source};
 
 /// A NAR's media type, as Nix sends it.
 const NAR_TYPE: &str = "application/x-nix-nar";
@@ -29,6 +29,9 @@ const EARLY_MAX: Duration = Duration::from_hours(24);
 
 /// How often a target that is given something is asked whether it still calls itself a cache.
 const CACHE_INFO_EVERY: Duration = Duration::from_hours(1);
+
+/// How long that may take: it waits for nobody's build, but holds a place of four.
+const CACHE_INFO_WAIT: Duration = Duration::from_secs(15);
 
 /// What makes a bucket a cache for those who read it directly.
 const CACHE_INFO: &str = "nix-cache-info";
@@ -91,10 +94,6 @@ impl Turns {
         due
     }
 
-    fn cache_info_is_not_seen(&self) {
-        *self.cache_info_seen.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
     fn taken(&self) -> MutexGuard<'_, HashSet<FileHash>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -108,11 +107,12 @@ impl Drop for Turn<'_> {
 }
 
 /// Puts `nix-cache-info` again where it is gone or about to go: a bucket's rule of age takes it like
-/// anything else, and the bucket is no cache any more for those who read it directly.
-pub(super) async fn cache_info(carrier: &Carrier) -> Result<(), Failed> {
+/// anything else, and the bucket is no cache any more for those who read it directly. Looked at
+/// where something else has just gone well; that it does not go well costs nothing but itself.
+pub(super) async fn cache_info(carrier: &Carrier) {
     let Carrier { inner, target, turns, .. } = carrier;
     if !turns.is_cache_info_due(Instant::now()) {
-        return Ok(());
+        return;
     }
     let kept = async {
         if target.head(CACHE_INFO).await?.is_some_and(|head| lasts(&head, SystemTime::now())) {
@@ -126,13 +126,14 @@ pub(super) async fn cache_info(carrier: &Carrier) -> Result<(), Failed> {
         });
         target.put_small(CACHE_INFO, "text/x-nix-cache-info", text).await?;
         info!(upstream = %target.url(), "put nix-cache-info of a push target");
-        Ok(())
+        Ok::<_, upstream::Error>(())
     };
-    let kept = kept.await;
-    if kept.is_err() {
-        turns.cache_info_is_not_seen();
-    }
-    kept
+    let why = match tokio::time::timeout(CACHE_INFO_WAIT, kept).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => Failed::from(error).chain(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    warn!(upstream = %target.url(), why, "nix-cache-info of a push target could not be kept");
 }
 
 /// Puts a NAR unless it is there. Says how many bytes were sent.

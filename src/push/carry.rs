@@ -99,7 +99,6 @@ impl Carrier {
         // What is waited for here may have been struck off or accepted again since it was read.
         let now = inner.store.queue_row(target.url(), row.what.clone()).await?;
         let Some(row) = now.filter(|row| !row.lost) else { return Ok(Carried::Gone) };
-        bring::cache_info(self).await?;
         let carried = match &row.what {
             Queued::Path(key) => Box::pin(self.path(*key)).await,
             Queued::Document(name) => Box::pin(self.document(name, &row)).await,
@@ -112,6 +111,7 @@ impl Carrier {
             error!(upstream = %target.url(), what = %name_of(&row.what), why, "queued object lost");
             inner.store.mark_lost(target.url(), row.what).await?;
         } else {
+            bring::cache_info(self).await;
             inner.store.strike(target.url(), row.what, row.seq).await?;
         }
         Ok(carried)

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use snowberry::push::TargetState;
+use snowberry::push::{TargetState, TargetStatus};
 
 use crate::kit::{House, LIMIT, nar_key, narinfo_key, queued, stream_of, target};
 use crate::made::Made;
@@ -33,7 +33,9 @@ async fn check(wrong: Option<Wrong>, part: &str, state: TargetState, says: &str)
         None => bucket.down(),
     }
     house.run();
-    let in_trouble = house.shows("trouble", 0, |it| it.last_error.is_some()).await;
+    // What was under way beside the first trouble comes to its own end.
+    let is_over = |it: &TargetStatus| it.last_error.is_some() && it.sending.is_empty();
+    let in_trouble = house.shows("trouble", 0, is_over).await;
     assert_eq!(in_trouble.state, state, "{in_trouble:?}");
     let error = in_trouble.last_error.unwrap();
     assert!(error.contains(says), "{says} is not in {error}");
