@@ -97,7 +97,8 @@ async fn a_connection_that_breaks_off_in_the_middle_is_begun_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_of_some_proxy_is_no_success() {
     let page = Some(Wrong::NoWrite(200, "SignInToThisNetwork"));
-    let bucket = check(page, "nar/", TargetState::Waiting, "a page of its own").await;
+    // Said of the page, or, where it came before all of the body was sent, of the status alone.
+    let bucket = check(page, "nar/", TargetState::Waiting, "answered with status 200").await;
     assert_eq!(bucket.put_twice(), Vec::<String>::new());
 }
 
