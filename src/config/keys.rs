@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 24] = [
+pub const KEYS: [Key; 27] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -204,5 +204,27 @@ pub const KEYS: [Key; 24] = [
          root's cache in /var/lib/snowberry, else <state-dir>/admin.sock",
         "The local socket for commands that change something, such as \"snowberry push retry\". \
          Its owner and group may use it. These commands cannot be given over the network.",
+    ),
+    key(
+        "tls.listen",
+        "list of \"ADDRESS:PORT\"",
+        "the sockets that systemd hands over under the name \"https\", else none: no TLS",
+        "Where to listen for HTTP over TLS, such as \"[::]:443\", besides plain HTTP. HTTP/2 and \
+         HTTP/1.1 are spoken there. Over TLS tokens are taken from the whole network.",
+    ),
+    key(
+        "tls.certificate-file",
+        "path",
+        "a certificate of this cache's own CA",
+        "A PEM file with a certificate and its chain, used instead of one of the cache's own \
+         making. It is read again when it changes; one that cannot be used is told in the log, and \
+         the one before goes on. Otherwise the cache makes a CA and certificates for its names and \
+         addresses in <state-dir>/tls and renews them, and machines that join trust that CA.",
+    ),
+    key(
+        "tls.key-file",
+        "path",
+        "with certificate-file it must be given",
+        "A PEM file with the private key of certificate-file. It is read again when it changes.",
     ),
 ];

@@ -5,6 +5,7 @@ mod check;
 mod keys;
 mod push;
 mod source;
+mod tls;
 
 use std::fmt;
 use std::io;
@@ -21,6 +22,7 @@ use source::Source;
 
 pub use keys::{KEYS, Key};
 pub use push::{Admin, Push, SYSTEM_ADMIN_SOCKET, Sign};
+pub use tls::{Tls, TlsFiles};
 
 /// Where the configuration is looked for when neither `--config` nor `$SNOWBERRY_CONFIG` names one.
 pub const DEFAULT_FILE: &str = "/etc/snowberry/snowberry.toml";
@@ -69,6 +71,8 @@ pub struct Config {
     pub push: Push,
     /// Who may command.
     pub admin: Admin,
+    /// Where TLS is spoken.
+    pub tls: Tls,
 }
 
 /// Why there is no configuration. Exit code 78.
@@ -196,6 +200,7 @@ struct Document {
     upstream: Option<Vec<upstream::Config>>,
     push: push::PushTable,
     admin: push::AdminTable,
+    tls: tls::TlsTable,
 }
 
 /// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
@@ -248,6 +253,7 @@ fn freeze(
     store.marker = Some(state_dir.join("store-begun"));
     let push = document.push.freeze(&state_dir);
     let admin = document.admin.freeze(&state_dir, surroundings);
+    let tls = document.tls.freeze(&mut problems);
     let config = Config {
         file,
         listen: document.listen,
@@ -260,6 +266,7 @@ fn freeze(
         upstreams: document.upstream.unwrap_or_else(|| vec![default_upstream()]),
         push,
         admin,
+        tls,
     };
     if problems.is_empty() {
         problems = check::problems(&config);

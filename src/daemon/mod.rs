@@ -2,6 +2,8 @@
 
 mod admin;
 mod key;
+mod names;
+mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -12,13 +14,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cache::{self, Cache};
 use crate::config::{self, Config, Sign};
-use crate::http::{self, Admin, AdminSocket, PublicKeys, Site};
+use crate::http::{self, Admin, AdminSocket, Listeners, PublicKeys, Site};
 use crate::metrics::Metrics;
 use crate::nix::SecretKey;
 use crate::push::{self, Push, tokens::Tokens};
@@ -56,6 +59,8 @@ pub struct Given {
     pub disk: Option<Arc<dyn Disk>>,
     /// Sockets that listen already: [`systemd::inherited_sockets`].
     pub sockets: Vec<std::net::TcpListener>,
+    /// Such sockets for TLS.
+    pub tls_sockets: Vec<std::net::TcpListener>,
 }
 
 /// Runs the whole daemon until `stop` is cancelled, then ends it in order. `on_listening` hears the
@@ -74,12 +79,18 @@ pub async fn run(
     key::make_state_dir(&config.state_dir)?;
     // Before anything is opened: what is wrong in the configuration ends the start with code 78.
     let upstreams = open_upstreams(&config, &metrics)?;
-    let (listeners, addresses) = listen(config.listen.as_deref(), given.sockets).await?;
+    let (plain, mut addresses) = listen(config.listen.as_deref(), given.sockets).await?;
+    let plain_port = addresses.first().map(SocketAddr::port);
+    let tls = tls::open(&config, given.tls_sockets).await?;
     let disk = given.disk.unwrap_or_else(|| folder(&config));
     let store = Store::start(config.store.clone(), disk, metrics.clone())
         .context("start the store's threads")?;
     for address in &addresses {
         info!(addr = %address, "listening");
+    }
+    for address in tls.iter().flat_map(|tls| &tls.addresses) {
+        info!(addr = %address, tls = true, "listening");
+        addresses.push(*address);
     }
     on_listening(addresses);
     let keys = own_keys(&config, &store).await?;
@@ -93,6 +104,16 @@ pub async fn run(
     let cache = Cache::new(cache_config, store.clone(), upstreams.clone(), metrics.clone());
     let push = open_push(&config, &keys, (&store, &cache), upstreams, &metrics);
     let public_keys = PublicKeys::new(keys.public());
+    // The label that the cache has on the network; without anybody who changes it, its own name.
+    let (_label, label) = watch::channel(config.name.clone());
+    let mut keeper =
+        tls.as_ref().map(|it| tls::Keeper::new(it.identity.clone(), store.clone(), &config, label));
+    if let Some(keeper) = &mut keeper {
+        keeper.look().await;
+    }
+    let tls_port = |tls: &tls::Tls| tls.addresses.first().map(SocketAddr::port);
+    let shown = tls.as_ref().and_then(|tls| Some((tls.identity.clone(), tls_port(tls)?)));
+    let listeners = Listeners { plain, tls: tls.map(|tls| tls.listeners).unwrap_or_default() };
     let admin = admin::open(&config, (&push, &cache, &public_keys));
     let site = Site {
         cache: cache.clone(),
@@ -104,10 +125,12 @@ pub async fn run(
         public_keys,
         store_dir: config.store_dir,
         names: config.names,
+        tls: shown,
+        plain_port,
         allow: config.allow,
         started,
     };
-    let ended = serve(listeners, Arc::new(site), push, admin, stop).await;
+    let ended = serve(listeners, Arc::new(site), push, (admin, keeper), stop).await;
     within(CACHE_CLOSE_WAIT, "fills", cache.close()).await;
     within(STORE_CLOSE_WAIT, "store", store.close()).await;
     info!("stopped");
@@ -271,10 +294,10 @@ async fn own_keys(config: &Config, store: &Store) -> anyhow::Result<OwnKeys> {
 /// Serves, pushes, watches, and returns when `stop` was cancelled and all is drained, or when a
 /// task ended that should not. Uploads may go on while clients are drained: the push side ends last.
 async fn serve(
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     site: Arc<Site>,
     push: Push,
-    admin: Option<(AdminSocket, Arc<Admin>)>,
+    (admin, keeper): (Option<(AdminSocket, Arc<Admin>)>, Option<tls::Keeper>),
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -291,6 +314,9 @@ async fn serve(
             socket.serve(admin, stop).await;
             anyhow::Ok(())
         });
+    }
+    if let Some(keeper) = keeper {
+        tasks.spawn(keeper.run(stop.clone()));
     }
     let (mut pushing, stop_pushing) = (JoinSet::new(), CancellationToken::new());
     let until = stop_pushing.clone();
