@@ -3,6 +3,7 @@
 
 mod check;
 mod keys;
+mod mdns;
 mod push;
 mod source;
 mod tls;
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::nix::StoreDir;
-use crate::{store, upstream};
+use crate::{mdns as speaking, store, upstream};
 
 use source::Source;
 
@@ -73,6 +74,8 @@ pub struct Config {
     pub admin: Admin,
     /// Where TLS is spoken.
     pub tls: Tls,
+    /// How the cache is found in the house, and the caches of the house from here.
+    pub mdns: speaking::Config,
 }
 
 /// Why there is no configuration. Exit code 78.
@@ -201,6 +204,7 @@ struct Document {
     push: push::PushTable,
     admin: push::AdminTable,
     tls: tls::TlsTable,
+    mdns: speaking::Config,
 }
 
 /// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
@@ -267,6 +271,7 @@ fn freeze(
         push,
         admin,
         tls,
+        mdns: document.mdns,
     };
     if problems.is_empty() {
         problems = check::problems(&config);

@@ -1,6 +1,7 @@
 //! Owns every task and opens every door: the order of the start, the signals, the order of the end.
 
 mod admin;
+mod announce;
 mod key;
 mod names;
 mod tls;
@@ -14,7 +15,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -22,6 +22,7 @@ use tracing::{error, info, warn};
 use crate::cache::{self, Cache};
 use crate::config::{self, Config, Sign};
 use crate::http::{self, Admin, AdminSocket, Listeners, PublicKeys, Site};
+use crate::mdns::Announcer;
 use crate::metrics::Metrics;
 use crate::nix::SecretKey;
 use crate::push::{self, Push, tokens::Tokens};
@@ -79,7 +80,7 @@ pub async fn run(
     key::make_state_dir(&config.state_dir)?;
     // Before anything is opened: what is wrong in the configuration ends the start with code 78.
     let upstreams = open_upstreams(&config, &metrics)?;
-    let (plain, mut addresses) = listen(config.listen.as_deref(), given.sockets).await?;
+    let (plain, addresses) = listen(config.listen.as_deref(), given.sockets).await?;
     let plain_port = addresses.first().map(SocketAddr::port);
     let tls = tls::open(&config, given.tls_sockets).await?;
     let disk = given.disk.unwrap_or_else(|| folder(&config));
@@ -90,9 +91,9 @@ pub async fn run(
     }
     for address in tls.iter().flat_map(|tls| &tls.addresses) {
         info!(addr = %address, tls = true, "listening");
-        addresses.push(*address);
     }
-    on_listening(addresses);
+    let tls_addresses = tls.as_ref().map(|tls| tls.addresses.clone()).unwrap_or_default();
+    on_listening([addresses.as_slice(), &tls_addresses].concat());
     let keys = own_keys(&config, &store).await?;
     let cache_config = cache::Config {
         compression_level: compression_level(&config),
@@ -104,15 +105,11 @@ pub async fn run(
     let cache = Cache::new(cache_config, store.clone(), upstreams.clone(), metrics.clone());
     let push = open_push(&config, &keys, (&store, &cache), upstreams, &metrics);
     let public_keys = PublicKeys::new(keys.public());
-    // The label that the cache has on the network; without anybody who changes it, its own name.
-    let (_label, label) = watch::channel(config.name.clone());
-    let mut keeper =
-        tls.as_ref().map(|it| tls::Keeper::new(it.identity.clone(), store.clone(), &config, label));
-    if let Some(keeper) = &mut keeper {
-        keeper.look().await;
-    }
-    let tls_port = |tls: &tls::Tls| tls.addresses.first().map(SocketAddr::port);
-    let shown = tls.as_ref().and_then(|tls| Some((tls.identity.clone(), tls_port(tls)?)));
+    let keeper = tls.as_ref().map(|tls| tls::Keeper::new(&tls.identity, &store, &config));
+    let keeper = tls::first_look(keeper).await;
+    let secured = tls.as_ref().and_then(tls::Tls::shown);
+    let announcer = announce::start(&config, (&addresses, &tls_addresses), &keys, secured.as_ref());
+    let keeper = keeper.map(|keeper| keeper.following(announcer.as_ref().map(Announcer::name)));
     let listeners = Listeners { plain, tls: tls.map(|tls| tls.listeners).unwrap_or_default() };
     let admin = admin::open(&config, (&push, &cache, &public_keys));
     let site = Site {
@@ -122,15 +119,17 @@ pub async fn run(
         push_plain: config.push.plain,
         metrics,
         name: config.name,
+        local_name: announcer.as_ref().filter(|it| it.is_speaking()).map(Announcer::name),
         public_keys,
         store_dir: config.store_dir,
         names: config.names,
-        tls: shown,
+        tls: secured,
         plain_port,
         allow: config.allow,
         started,
     };
-    let ended = serve(listeners, Arc::new(site), push, (admin, keeper), stop).await;
+    let beside = Beside { admin, announcer, keeper };
+    let ended = serve(listeners, Arc::new(site), push, beside, stop).await;
     within(CACHE_CLOSE_WAIT, "fills", cache.close()).await;
     within(STORE_CLOSE_WAIT, "store", store.close()).await;
     info!("stopped");
@@ -291,13 +290,20 @@ async fn own_keys(config: &Config, store: &Store) -> anyhow::Result<OwnKeys> {
     Ok(OwnKeys { secret: Some(made), ..keys })
 }
 
+/// What runs beside the cache itself, and without which it would go on.
+struct Beside {
+    admin: Option<(AdminSocket, Arc<Admin>)>,
+    announcer: Option<Announcer>,
+    keeper: Option<tls::Keeper>,
+}
+
 /// Serves, pushes, watches, and returns when `stop` was cancelled and all is drained, or when a
 /// task ended that should not. Uploads may go on while clients are drained: the push side ends last.
 async fn serve(
     listeners: Listeners,
     site: Arc<Site>,
     push: Push,
-    (admin, keeper): (Option<(AdminSocket, Arc<Admin>)>, Option<tls::Keeper>),
+    beside: Beside,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -308,14 +314,22 @@ async fn serve(
         let stop = stop.clone();
         tasks.spawn(watchdog_task(interval, stop));
     }
-    if let Some((socket, admin)) = admin {
+    if let Some(announcer) = beside.announcer {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            announcer.stop().await;
+            anyhow::Ok(())
+        });
+    }
+    if let Some((socket, admin)) = beside.admin {
         let stop = stop.clone();
         tasks.spawn(async move {
             socket.serve(admin, stop).await;
             anyhow::Ok(())
         });
     }
-    if let Some(keeper) = keeper {
+    if let Some(keeper) = beside.keeper {
         tasks.spawn(keeper.run(stop.clone()));
     }
     let (mut pushing, stop_pushing) = (JoinSet::new(), CancellationToken::new());

@@ -14,6 +14,7 @@ use tracing::{error, info};
 use super::names;
 use crate::config::Config;
 use crate::http::tls::{Change, Error, Identity};
+use crate::mdns;
 use crate::store::{self, Store};
 
 /// How often names, addresses and the end of the certificate are looked at, and files of the
@@ -26,6 +27,13 @@ pub(super) struct Tls {
     pub(super) listeners: Vec<TcpListener>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) identity: Identity,
+}
+
+impl Tls {
+    /// Who is shown, and the port where.
+    pub(super) fn shown(&self) -> Option<(Identity, u16)> {
+        Some((self.identity.clone(), self.addresses.first()?.port()))
+    }
 }
 
 /// The sockets that were handed over and the configured ones; `None` without any: no TLS.
@@ -51,28 +59,44 @@ pub(super) struct Keeper {
     store: Store,
     name: String,
     names: Vec<String>,
-    label: watch::Receiver<String>,
+    chosen_interfaces: mdns::Config,
+    label: Option<watch::Receiver<String>>,
     told: Option<String>,
 }
 
+/// The first look, which the first clients wait for.
+pub(super) async fn first_look(keeper: Option<Keeper>) -> Option<Keeper> {
+    let mut keeper = keeper?;
+    keeper.look().await;
+    Some(keeper)
+}
+
 impl Keeper {
-    pub(super) fn new(
-        identity: Identity,
-        store: Store,
-        config: &Config,
-        label: watch::Receiver<String>,
-    ) -> Self {
-        let (name, names) = (config.name.clone(), config.names.clone());
-        Self { identity, store, name, names, label, told: None }
+    pub(super) fn new(identity: &Identity, store: &Store, config: &Config) -> Self {
+        Self {
+            identity: identity.clone(),
+            store: store.clone(),
+            name: config.name.clone(),
+            names: config.names.clone(),
+            chosen_interfaces: config.mdns.clone(),
+            label: None,
+            told: None,
+        }
+    }
+
+    /// Has the label that the cache takes on the network in its certificates.
+    pub(super) fn following(self, label: Option<watch::Receiver<String>>) -> Self {
+        Self { label, ..self }
     }
 
     /// One look. Whatever is wrong is told and no reason to end: plain HTTP goes on.
     pub(super) async fn look(&mut self) {
-        let label = self.label.borrow_and_update().clone();
+        let label = self.label.as_mut().map(|label| label.borrow_and_update().clone());
         let (identity, name, more) = (self.identity.clone(), self.name.clone(), self.names.clone());
+        let chosen = self.chosen_interfaces.clone();
         let may_make_ca = matches!(self.store.state(), store::State::Open);
         let looked = tokio::task::spawn_blocking(move || {
-            let names = names::of_cache(&label, &name, &more);
+            let names = names::of_cache(label.as_deref(), &name, &more, &chosen);
             identity.refresh(&names, may_make_ca, SystemTime::now())
         });
         match looked.await.context("look at the certificate").map_err(|error| format!("{error:#}"))
@@ -102,7 +126,7 @@ impl Keeper {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = ticks.tick() => {}
-                changed = self.label.changed(), if may_change => may_change = changed.is_ok(),
+                changed = change(&mut self.label), if may_change => may_change = changed,
             }
             self.look().await;
         }
@@ -124,5 +148,13 @@ impl Keeper {
             error!(error = trouble, "the certificate of this cache cannot be renewed or read");
             self.told = Some(trouble.to_owned());
         }
+    }
+}
+
+/// Waits for another label; `false` when there will be none.
+async fn change(label: &mut Option<watch::Receiver<String>>) -> bool {
+    match label {
+        Some(label) => label.changed().await.is_ok(),
+        None => false,
     }
 }
