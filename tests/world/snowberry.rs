@@ -124,6 +124,11 @@ impl Snowberry {
         self.client().get(&format!("/{store_path_hash}.narinfo")).await
     }
 
+    /// Where it speaks TLS.
+    pub(crate) async fn tls_address(&self) -> SocketAddr {
+        address_in(&self.log_line(&["tls=true", "addr="], START_LIMIT).await)
+    }
+
     /// `GET /api/status`.
     pub(crate) async fn status(&self) -> serde_json::Value {
         let answer = self.client().get("/api/status").await;
@@ -206,9 +211,7 @@ impl Process {
 
     async fn listening(&self) -> SocketAddr {
         let line = self.log_line(&["listening", "addr="], START_LIMIT).await;
-        let (_, rest) = line.split_once("addr=").unwrap();
-        let address = rest.split_whitespace().next().unwrap().trim_matches('"');
-        address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
+        address_in(&line)
     }
 
     async fn log_line(&self, words: &[&str], limit: Duration) -> String {
@@ -235,4 +238,10 @@ impl Drop for Process {
             log.iter().rev().take(60).rev().for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+fn address_in(line: &str) -> SocketAddr {
+    let (_, rest) = line.split_once("addr=").unwrap();
+    let address = rest.split_whitespace().next().unwrap().trim_matches('"');
+    address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
 }
