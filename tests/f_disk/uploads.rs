@@ -21,7 +21,7 @@ const REFUSED_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long an upload may be without an answer on a disk that stands still: the waits for the index
 /// and for the writer, far below the 300 s after which Nix gives up.
-const ANSWER_LIMIT: Duration = Duration::from_secs(120);
+const ANSWER_LIMIT: Duration = Duration::from_mins(2);
 
 /// What builds one path.
 const EXPRESSION: &str = r#"

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use snowberry::nix::{NarInfo, PublicKey, StoreDir};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -122,6 +123,25 @@ impl Snowberry {
 
     pub(crate) async fn narinfo(&self, store_path_hash: &str) -> Answer {
         self.client().get(&format!("/{store_path_hash}.narinfo")).await
+    }
+
+    /// The narinfo that clients see at this path, when there is one.
+    pub(crate) async fn parsed_narinfo(&self, path: &str) -> Option<NarInfo> {
+        let answer = self.client().get(path).await;
+        (answer.status == 200).then(|| NarInfo::parse(&answer.body, &StoreDir::default()).unwrap())
+    }
+
+    /// The cache's own public key, the one that signs.
+    pub(crate) async fn key(&self) -> PublicKey {
+        let text = self.client().get("/public-key").await;
+        PublicKey::parse(text.text().lines().next().unwrap()).unwrap()
+    }
+
+    /// Whether the narinfo is signed by the cache's own key.
+    pub(crate) async fn signed(&self, narinfo: &NarInfo) -> bool {
+        let key = self.key().await;
+        let fingerprint = narinfo.fingerprint(&StoreDir::default());
+        narinfo.signatures.iter().any(|signature| key.verifies(&fingerprint, signature))
     }
 
     /// `GET /api/status`.
