@@ -3,6 +3,7 @@
 
 mod check;
 mod keys;
+mod mdns;
 mod push;
 mod source;
 
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::nix::StoreDir;
-use crate::{store, upstream};
+use crate::{mdns as speaking, store, upstream};
 
 use source::Source;
 
@@ -69,6 +70,8 @@ pub struct Config {
     pub push: Push,
     /// Who may command.
     pub admin: Admin,
+    /// How the cache is found in the house, and the caches of the house from here.
+    pub mdns: speaking::Config,
 }
 
 /// Why there is no configuration. Exit code 78.
@@ -196,6 +199,7 @@ struct Document {
     upstream: Option<Vec<upstream::Config>>,
     push: push::PushTable,
     admin: push::AdminTable,
+    mdns: speaking::Config,
 }
 
 /// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
@@ -260,6 +264,7 @@ fn freeze(
         upstreams: document.upstream.unwrap_or_else(|| vec![default_upstream()]),
         push,
         admin,
+        mdns: document.mdns,
     };
     if problems.is_empty() {
         problems = check::problems(&config);

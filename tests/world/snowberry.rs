@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Answer, Client, until};
+use super::{Answer, Client, Machine, until};
 
 /// From the start of the process to the `listening` line.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     upstreams: Vec<String>,
     others: Vec<String>,
     environment: Vec<(String, String)>,
+    space: Option<String>,
 }
 
 impl Settings {
@@ -56,6 +57,12 @@ impl Settings {
         self
     }
 
+    /// Runs it on this machine, where it listens on port 80 of every address.
+    pub(crate) fn on(mut self, machine: &Machine) -> Self {
+        self.space = Some(machine.space().to_owned());
+        self.set(r#"listen=["[::]:80"]"#)
+    }
+
     /// Starts it with a state folder of its own.
     pub(crate) async fn start(self) -> Snowberry {
         let folder = TempDir::new().unwrap();
@@ -74,6 +81,11 @@ impl Settings {
         set(&format!("upstream=[{}]", self.upstreams.join(", ")));
         self.others.iter().for_each(|setting| set(setting));
         let mut whole = Command::new(command.get_program());
+        if let Some(space) = &self.space {
+            // It becomes the program, so that signals reach that.
+            whole = Command::new("ip");
+            whole.args(["netns", "exec", space]).arg(command.get_program());
+        }
         whole.arg("serve").args(command.get_args());
         // Neither the configuration nor the credentials of whoever runs the tests may count.
         for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
