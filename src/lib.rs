@@ -8,7 +8,7 @@
 //!                       cache <- push         the decisions: reads | writes
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
-//!         (beside the house: allocator, durable, units, config, metrics, systemd)
+//!         (beside the house: allocator, durable, units, config, metrics, systemd, spool)
 //! ```
 
 pub mod nix;
@@ -25,6 +25,7 @@ pub mod allocator;
 pub mod durable;
 pub mod units;
 pub mod metrics;
+pub mod spool;
 pub mod config;
 pub mod systemd;
 
