@@ -62,7 +62,7 @@ pub(super) fn run(args: &ConfigArgs) {
     let loaded = config::load(args.config.as_deref(), &args.set, &surroundings);
     let config = loaded.or_else(|error| {
         out::note(&format!("{SPEAKER}: {error}"));
-        out::note(&format!("{SPEAKER}: this build is noted as without a configuration"));
+        out::note(&format!("{SPEAKER}: this build is noted as if there were no configuration"));
         let bare = Surroundings { config_file: None, default_file: None, ..surroundings };
         config::load(None, &[], &bare)
     });

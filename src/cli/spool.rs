@@ -140,6 +140,10 @@ fn left(left: Left) -> Ended {
             out::note(&format!("{count} still wait{why}"));
             Ended::Badly
         }
+        Left::Dropped(count) => {
+            out::note(&format!("{count} were dropped, beyond spool.age-max or spool.bytes-max"));
+            Ended::Badly
+        }
         Left::ToAnother => {
             out::note("another process drains the spool: `snowberry spool retry` hurries it");
             Ended::Badly

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::drainer::{Drainer, LOOK_WAIT};
 use super::folder::Folder;
@@ -39,6 +39,8 @@ pub enum Left {
     Nothing,
     /// So many paths wait, and perhaps why.
     Waiting(usize, Option<String>),
+    /// So many paths were dropped, and nothing else waits.
+    Dropped(u64),
     /// Another one drains.
     ToAnother,
 }
@@ -63,6 +65,7 @@ impl Spool {
         let Self { config, mut there } = self;
         let Some(_lock) = lock_in_time(&Folder::new(&config), &stop).await else { return };
         let mut news = Watch::of(&config.path);
+        info!(spool = %config.path.display(), to = %config.to, "the spool is drained");
         let mut drainer = Drainer::new(config);
         while !stop.is_cancelled() {
             let is_there = there.as_mut().is_none_or(|there| *there.borrow_and_update());
@@ -93,9 +96,14 @@ impl Spool {
         let Some(_lock) = lock(&folder).await? else { return Ok(Left::ToAnother) };
         let mut drainer = Drainer::new(self.config);
         drainer.hurry();
+        let dropped_before = drainer.dropped_count();
         drainer.step(stop, true).await;
-        let waiting = folder.entries()?.len();
-        Ok(if waiting == 0 { Left::Nothing } else { Left::Waiting(waiting, drainer.why()) })
+        let dropped = drainer.dropped_count() - dropped_before;
+        Ok(match (folder.entries()?.len(), dropped) {
+            (0, 0) => Left::Nothing,
+            (0, dropped) => Left::Dropped(dropped),
+            (waiting, _) => Left::Waiting(waiting, drainer.why()),
+        })
     }
 }
 

@@ -74,6 +74,11 @@ impl Drainer {
         self.status.parked.iter_mut().for_each(|parked| parked.due_s = 0);
     }
 
+    /// How many paths were ever dropped for the bounds.
+    pub(super) fn dropped_count(&self) -> u64 {
+        self.status.dropped
+    }
+
     /// Why something still waits.
     pub(super) fn why(&self) -> Option<String> {
         let trouble = self.status.trouble.as_ref().map(|trouble| &trouble.message);

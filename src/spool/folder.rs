@@ -132,8 +132,13 @@ impl Folder {
     pub(super) fn lock(&self) -> Result<Option<File>, Error> {
         let path = self.path.join(LOCK);
         let failed = |source| Error::Lock { path: path.clone(), source };
-        let mut options = File::options();
-        let lock = options.read(true).write(true).create(true).truncate(false).open(&path);
+        // Reading suffices to lock: whoever made it, another user may drain after that one.
+        let lock = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                File::options().read(true).write(true).create(true).truncate(false).open(&path)
+            }
+            opened => opened,
+        };
         let lock = lock.map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => Ok(Some(lock)),
