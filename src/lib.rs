@@ -8,7 +8,7 @@
 //!                       cache <- push         the decisions: reads | writes
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
-//!         (beside the house: allocator, durable, units, config, mdns, metrics, systemd)
+//!     (beside the house: allocator, durable, units, config, mdns, metrics, spool, systemd)
 //! ```
 
 pub mod nix;
@@ -26,6 +26,7 @@ pub mod durable;
 pub mod units;
 pub mod metrics;
 pub mod mdns;
+pub mod spool;
 pub mod config;
 pub mod systemd;
 

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::daemon;
 use crate::metrics::Metrics;
 use crate::push::tokens::Tokens;
+use crate::spool;
 use crate::store::disk::{Disk as _, Folder};
 use crate::units::ByteSize;
 use crate::upstream::{self, HealthState, Upstream};
@@ -41,6 +42,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
     lines.tell("store", store(&config))?;
     lines.tell("writers", writers(&config))?;
     lines.tell("push", push(&config))?;
+    lines.tell("spool", spool(&config))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -74,6 +76,26 @@ impl Lines {
             }
         }
     }
+}
+
+/// What waits on a builder. Most machines are none.
+fn spool(config: &Config) -> Result<String, String> {
+    let spool = &config.spool;
+    if spool.needs_token_file {
+        spool::read_token(&spool.token_file).map_err(|error| with_causes(&error))?;
+    }
+    if !spool.path.exists() {
+        return Ok(format!("{} is not there: nothing was built for it", spool.path.display()));
+    }
+    let view = spool::view(spool).map_err(|error| with_causes(&error))?;
+    if !view.entries.is_empty() && !view.is_drained {
+        return Err(format!(
+            "{} builds wait and nobody pushes them: start `snowberry forward`, or run `snowberry \
+             spool run`",
+            view.entries.len()
+        ));
+    }
+    Ok(format!("{} builds wait for {}", view.entries.len(), view.to))
 }
 
 fn clock(now: SystemTime) -> Result<String, String> {

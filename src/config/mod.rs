@@ -6,6 +6,7 @@ mod keys;
 mod mdns;
 mod push;
 mod source;
+mod spool;
 
 use std::fmt;
 use std::io;
@@ -22,6 +23,7 @@ use source::Source;
 
 pub use keys::{KEYS, Key};
 pub use push::{Admin, Push, SYSTEM_ADMIN_SOCKET, Sign};
+pub use spool::SYSTEM_SPOOL;
 
 /// Where the configuration is looked for when neither `--config` nor `$SNOWBERRY_CONFIG` names one.
 pub const DEFAULT_FILE: &str = "/etc/snowberry/snowberry.toml";
@@ -72,6 +74,8 @@ pub struct Config {
     pub admin: Admin,
     /// How the cache is found in the house, and the caches of the house from here.
     pub mdns: speaking::Config,
+    /// Where this machine's builds wait until they are pushed.
+    pub spool: crate::spool::Config,
 }
 
 /// Why there is no configuration. Exit code 78.
@@ -144,6 +148,8 @@ pub struct Surroundings {
     pub xdg_state_home: Option<PathBuf>,
     /// `$HOME`.
     pub home: Option<PathBuf>,
+    /// `$NIX_STATE_DIR`.
+    pub nix_state_dir: Option<PathBuf>,
     /// Whether the process runs as root.
     pub is_root: bool,
 }
@@ -163,6 +169,7 @@ impl Surroundings {
             runtime_directory: std::env::var("RUNTIME_DIRECTORY").ok(),
             xdg_state_home: folder("XDG_STATE_HOME"),
             home: folder("HOME"),
+            nix_state_dir: folder("NIX_STATE_DIR"),
             // The owner of a process's own folder there is its effective user.
             is_root: std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
         }
@@ -178,10 +185,13 @@ impl Surroundings {
         if self.is_root {
             return Some(PathBuf::from(SYSTEM_STATE_DIR));
         }
+        self.state_home().map(|state_home| state_home.join("snowberry"))
+    }
+
+    /// Where the state of a user's programs is.
+    fn state_home(&self) -> Option<PathBuf> {
         let state_home = self.xdg_state_home.clone();
-        state_home
-            .or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))
-            .map(|state_home| state_home.join("snowberry"))
+        state_home.or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))
     }
 }
 
@@ -200,6 +210,7 @@ struct Document {
     push: push::PushTable,
     admin: push::AdminTable,
     mdns: speaking::Config,
+    spool: spool::SpoolTable,
 }
 
 /// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
@@ -252,6 +263,7 @@ fn freeze(
     store.marker = Some(state_dir.join("store-begun"));
     let push = document.push.freeze(&state_dir);
     let admin = document.admin.freeze(&state_dir, surroundings);
+    let spool = document.spool.freeze(&store_dir, surroundings, &mut problems);
     let config = Config {
         file,
         listen: document.listen,
@@ -265,9 +277,10 @@ fn freeze(
         push,
         admin,
         mdns: document.mdns,
+        spool,
     };
-    if problems.is_empty() {
-        problems = check::problems(&config);
+    if !config.state_dir.as_os_str().is_empty() {
+        problems.extend(check::problems(&config));
     }
     if problems.is_empty() { Ok(config) } else { Err(Error::Wrong(Problems(problems))) }
 }
