@@ -18,15 +18,17 @@ use snowberry::config::KEYS;
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
-    ("upstream", &["nix", "units", "metrics"]),
+    ("upstream", &["nix", "units", "metrics", "ciphers"]),
     ("cache", &["nix", "store", "upstream", "units", "metrics"]),
     ("push", &["nix", "store", "upstream", "cache", "durable", "units", "metrics"]),
-    ("http", &["nix", "cache", "push", "units", "metrics"]),
+    ("http", &["nix", "cache", "push", "durable", "units", "metrics", "ciphers", "pinned"]),
     ("allocator", &[]),
+    ("ciphers", &[]),
     ("durable", &[]),
+    ("pinned", &["ciphers"]),
     ("units", &[]),
     ("metrics", &[]),
     ("systemd", &[]),
@@ -37,14 +39,14 @@ const MAY_USE: [(&str, &[&str]); 16] = [
         "daemon",
         &[
             "nix", "store", "upstream", "cache", "push", "http", "durable", "units", "metrics",
-            "config", "systemd", "mdns",
+            "config", "systemd", "mdns", "pinned",
         ],
     ),
     (
         "cli",
         &[
-            "nix", "store", "upstream", "push", "units", "metrics", "config", "systemd", "mdns",
-            "spool", "daemon",
+            "nix", "store", "upstream", "push", "http", "units", "metrics", "config", "systemd",
+            "mdns", "spool", "pinned", "daemon",
         ],
     ),
 ];

@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 32] = [
+pub const KEYS: [Key; 35] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -267,5 +267,27 @@ pub const KEYS: [Key; 32] = [
         "/etc/snowberry/token if it exists, else what Nix's netrc-file has for the host",
         "A file with the token that \"snowberry token add\" printed. It must be readable for \
          whoever runs \"snowberry forward\" or \"snowberry spool run\", and for nobody else.",
+    ),
+    key(
+        "tls.listen",
+        "list of \"ADDRESS:PORT\"",
+        "the sockets that systemd hands over under the name \"https\", else none: no TLS",
+        "Where to listen for HTTP over TLS, such as \"[::]:443\", besides plain HTTP. HTTP/2 and \
+         HTTP/1.1 are spoken there. Over TLS tokens are taken from the whole network.",
+    ),
+    key(
+        "tls.certificate-file",
+        "path",
+        "a certificate of this cache's own CA",
+        "A PEM file with a certificate and its chain, used instead of one of the cache's own \
+         making. It is read again when it changes; one that cannot be used is told in the log, and \
+         the one before goes on. Otherwise the cache makes a CA and certificates for its names and \
+         addresses in <state-dir>/tls and renews them, and machines that join trust that CA.",
+    ),
+    key(
+        "tls.key-file",
+        "path",
+        "with certificate-file it must be given",
+        "A PEM file with the private key of certificate-file. It is read again when it changes.",
     ),
 ];

@@ -7,6 +7,7 @@ mod mdns;
 mod push;
 mod source;
 mod spool;
+mod tls;
 
 use std::fmt;
 use std::io;
@@ -24,6 +25,7 @@ use source::Source;
 pub use keys::{KEYS, Key};
 pub use push::{Admin, Push, SYSTEM_ADMIN_SOCKET, Sign};
 pub use spool::SYSTEM_SPOOL;
+pub use tls::{Tls, TlsFiles};
 
 /// Where the configuration is looked for when neither `--config` nor `$SNOWBERRY_CONFIG` names one.
 pub const DEFAULT_FILE: &str = "/etc/snowberry/snowberry.toml";
@@ -76,6 +78,8 @@ pub struct Config {
     pub mdns: speaking::Config,
     /// Where this machine's builds wait until they are pushed.
     pub spool: crate::spool::Config,
+    /// Where TLS is spoken.
+    pub tls: Tls,
 }
 
 /// Why there is no configuration. Exit code 78.
@@ -211,6 +215,7 @@ struct Document {
     admin: push::AdminTable,
     mdns: speaking::Config,
     spool: spool::SpoolTable,
+    tls: tls::TlsTable,
 }
 
 /// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
@@ -264,6 +269,7 @@ fn freeze(
     let push = document.push.freeze(&state_dir);
     let admin = document.admin.freeze(&state_dir, surroundings);
     let spool = document.spool.freeze(&store_dir, surroundings, &mut problems);
+    let tls = document.tls.freeze(&mut problems);
     let config = Config {
         file,
         listen: document.listen,
@@ -278,6 +284,7 @@ fn freeze(
         admin,
         mdns: document.mdns,
         spool,
+        tls,
     };
     if !config.state_dir.as_os_str().is_empty() {
         problems.extend(check::problems(&config));
