@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Config, Surroundings};
+use crate::config::{self, Config, Files, Surroundings};
 
 /// Done.
 const DONE: u8 = 0;
@@ -98,7 +98,7 @@ enum Command {
     Serve(ConfigArgs),
     /// Say what is wrong and what to do about it, without starting.
     #[command(after_help = CONFIG_HELP)]
-    Check(ConfigArgs),
+    Check(check::CheckArgs),
     /// Ask a running cache how it is.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(status::StatusArgs),
@@ -158,7 +158,12 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn load(&self) -> Result<Config, config::Error> {
-        config::load(self.config.as_deref(), &self.set, &Surroundings::of_this_process())
+        self.load_with(Files::Here)
+    }
+
+    fn load_with(&self, files: Files) -> Result<Config, config::Error> {
+        let surroundings = Surroundings { files, ..Surroundings::of_this_process() };
+        config::load(self.config.as_deref(), &self.set, &surroundings)
     }
 }
 
@@ -199,7 +204,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> anyhow::Result<Ended> {
     match command {
         Command::Serve(config) => serve::run(&config),
-        Command::Check(config) => check::run(&config),
+        Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Key { command } => key::run(&command),

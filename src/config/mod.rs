@@ -156,6 +156,18 @@ pub struct Surroundings {
     pub nix_state_dir: Option<PathBuf>,
     /// Whether the process runs as root.
     pub is_root: bool,
+    /// Whether the files that the configuration names are looked for.
+    pub files: Files,
+}
+
+/// Where the files are that a configuration names: certificates, credentials.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Files {
+    /// On this machine: one that cannot be read is a mistake.
+    #[default]
+    Here,
+    /// The configuration is for another machine, or for later.
+    Elsewhere,
 }
 
 impl Surroundings {
@@ -176,6 +188,7 @@ impl Surroundings {
             nix_state_dir: folder("NIX_STATE_DIR"),
             // The owner of a process's own folder there is its effective user.
             is_root: std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
+            files: Files::Here,
         }
     }
 
@@ -287,7 +300,7 @@ fn freeze(
         tls,
     };
     if !config.state_dir.as_os_str().is_empty() {
-        problems.extend(check::problems(&config));
+        problems.extend(check::problems(&config, surroundings.files));
     }
     if problems.is_empty() { Ok(config) } else { Err(Error::Wrong(Problems(problems))) }
 }
