@@ -154,6 +154,8 @@ pub struct Surroundings {
     pub home: Option<PathBuf>,
     /// `$NIX_STATE_DIR`.
     pub nix_state_dir: Option<PathBuf>,
+    /// `$CREDENTIALS_DIRECTORY`, which systemd sets for `LoadCredential=`.
+    pub credentials_directory: Option<PathBuf>,
     /// Whether the process runs as root.
     pub is_root: bool,
     /// Whether the files that the configuration names are looked for.
@@ -186,6 +188,7 @@ impl Surroundings {
             xdg_state_home: folder("XDG_STATE_HOME"),
             home: folder("HOME"),
             nix_state_dir: folder("NIX_STATE_DIR"),
+            credentials_directory: folder("CREDENTIALS_DIRECTORY"),
             // The owner of a process's own folder there is its effective user.
             is_root: std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
             files: Files::Here,
