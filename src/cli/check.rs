@@ -6,13 +6,15 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use clap::Args;
 
 use super::{ConfigArgs, Ended, out};
-use crate::config::Config;
+use crate::config::{Config, Files};
 use crate::daemon;
 use crate::http::tls::{self, CaState, Identity, Names};
 use crate::metrics::Metrics;
 use crate::push::tokens::Tokens;
+use crate::spool;
 use crate::store::disk::{Disk as _, Folder};
 use crate::units::ByteSize;
 use crate::upstream::{self, HealthState, Upstream};
@@ -30,12 +32,27 @@ const CLOCK_MIN_S: u64 = 1_767_225_600;
 /// A clock beyond 2100 is wrong too: certificates do not reach that far.
 const CLOCK_MAX_S: u64 = 4_102_444_800;
 
-pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
-    let config = args.load()?;
+/// What is looked at.
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Look at the configuration alone: its keys and values, and neither the files it names nor
+    /// the network. For a configuration that is made on another machine.
+    #[arg(long)]
+    config_only: bool,
+}
+
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Ended> {
+    let files = if args.config_only { Files::Elsewhere } else { Files::Here };
+    let config = args.config.load_with(files)?;
     let mut lines = Lines::default();
     let file = config.file.as_deref().map(|file| file.display().to_string());
     let file = file.unwrap_or_else(|| "no file, the defaults hold".to_owned());
     lines.tell("configuration", Ok(file))?;
+    if args.config_only {
+        return Ok(Ended::Well);
+    }
     lines.tell("clock", clock(SystemTime::now()))?;
     lines.tell("state directory", state_dir(&config.state_dir))?;
     lines.tell("key", key(&config.state_dir))?;
@@ -45,6 +62,7 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
     lines.tell("store", store(&config))?;
     lines.tell("writers", writers(&config))?;
     lines.tell("push", push(&config))?;
+    lines.tell("spool", spool(&config))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -78,6 +96,26 @@ impl Lines {
             }
         }
     }
+}
+
+/// What waits on a builder. Most machines are none.
+fn spool(config: &Config) -> Result<String, String> {
+    let spool = &config.spool;
+    if spool.needs_token_file {
+        spool::read_token(&spool.token_file).map_err(|error| with_causes(&error))?;
+    }
+    if !spool.path.exists() {
+        return Ok(format!("{} is not there: nothing was built for it", spool.path.display()));
+    }
+    let view = spool::view(spool).map_err(|error| with_causes(&error))?;
+    if !view.entries.is_empty() && !view.is_drained {
+        return Err(format!(
+            "{} builds wait and nobody pushes them: start `snowberry forward`, or run `snowberry \
+             spool run`",
+            view.entries.len()
+        ));
+    }
+    Ok(format!("{} builds wait for {}", view.entries.len(), view.to))
 }
 
 fn clock(now: SystemTime) -> Result<String, String> {

@@ -6,12 +6,14 @@ mod bucket;
 mod check;
 mod exchange;
 mod find;
+mod hook;
 mod key;
 mod log;
 mod man;
 mod out;
 mod push;
 mod serve;
+mod spool;
 mod status;
 mod token;
 
@@ -21,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Config, Surroundings};
+use crate::config::{self, Config, Files, Surroundings};
 
 /// Done.
 const DONE: u8 = 0;
@@ -96,7 +98,7 @@ enum Command {
     Serve(ConfigArgs),
     /// Say what is wrong and what to do about it, without starting.
     #[command(after_help = CONFIG_HELP)]
-    Check(ConfigArgs),
+    Check(check::CheckArgs),
     /// Ask a running cache how it is.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(status::StatusArgs),
@@ -112,6 +114,15 @@ enum Command {
     /// Hand paths of this machine's Nix store to a cache, or ask what it has still to carry up.
     #[command(after_help = push::EXAMPLES)]
     Push(push::PushArgs),
+    /// Note what Nix just built, to be pushed when the cache is there.
+    #[command(after_help = hook::EXAMPLES)]
+    Hook(ConfigArgs),
+    /// What was built here and waits to be pushed.
+    #[command(after_help = spool::EXAMPLES)]
+    Spool {
+        #[command(subcommand)]
+        command: spool::SpoolCommand,
+    },
     /// Who may write to this machine's cache.
     Token {
         #[command(subcommand)]
@@ -135,7 +146,7 @@ enum Command {
 }
 
 /// Where the configuration comes from.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct ConfigArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
@@ -147,7 +158,12 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn load(&self) -> Result<Config, config::Error> {
-        config::load(self.config.as_deref(), &self.set, &Surroundings::of_this_process())
+        self.load_with(Files::Here)
+    }
+
+    fn load_with(&self, files: Files) -> Result<Config, config::Error> {
+        let surroundings = Surroundings { files, ..Surroundings::of_this_process() };
+        config::load(self.config.as_deref(), &self.set, &surroundings)
     }
 }
 
@@ -161,6 +177,11 @@ enum Ended {
 
 /// Runs the command of these arguments, the first of which is the program's own name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if hook::is_meant(&arguments) {
+        hook::main(&arguments);
+        return ExitCode::from(DONE);
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -183,11 +204,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> anyhow::Result<Ended> {
     match command {
         Command::Serve(config) => serve::run(&config),
-        Command::Check(config) => check::run(&config),
+        Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Key { command } => key::run(&command),
         Command::Push(args) => push::run(&args),
+        Command::Hook(config) => {
+            hook::run(&config);
+            Ok(Ended::Well)
+        }
+        Command::Spool { command } => spool::run(&command),
         Command::Token { command } => token::run(&command),
         Command::Bucket { command } => bucket::run(&command),
         Command::Completions { shell } => man::completions(shell),

@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 35] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -206,6 +206,70 @@ pub const KEYS: [Key; 29] = [
          Its owner and group may use it. These commands cannot be given over the network.",
     ),
     key(
+        "mdns.enabled",
+        "true or false",
+        "true",
+        "Says the cache's name and address to the local network by multicast DNS, as NAME.local and \
+         as the service _nix-cache._tcp, and looks for caches there on a client. A cache that \
+         listens on loopback only says nothing in any case. Switch it off to leave it to \
+         systemd-resolved or Avahi, for which files come with snowberry. Where another machine \
+         has NAME.local already, NAME-2.local is taken, and the log and the page say so.",
+    ),
+    key(
+        "mdns.interfaces",
+        "list of names",
+        "all that the server listens on but veth* docker* br-* virbr* cni* wg* tun* tap* \
+         tailscale* zt* podman* lxc* vboxnet* vmnet*",
+        "The network interfaces on which multicast DNS is spoken, such as \"eth0\"; with * at the \
+         end for any rest. Loopback and point-to-point interfaces never are.",
+    ),
+    key(
+        "spool.path",
+        "path",
+        "/var/lib/snowberry-spool for root, else $XDG_STATE_HOME/snowberry/spool or \
+         ~/.local/state/snowberry/spool",
+        "Where builds wait until they are pushed: \"snowberry hook\" notes them there as \
+         post-build-hook of Nix, and \"snowberry forward\" or \"snowberry spool run\" pushes \
+         them. What waits is kept from Nix's garbage collector.",
+    ),
+    key(
+        "spool.exclude",
+        "list of patterns",
+        "[]",
+        "What is not pushed, by the name of the store path (which follows the hash and its \
+         hyphen): \"*\" stands for any characters, also none, \"?\" for one, and the whole name \
+         must fit. For instance [\"*-source\", \"nixos-system-*\"].",
+    ),
+    key(
+        "spool.age-max",
+        "span",
+        "\"14 d\"",
+        "What could not be pushed for so long is dropped, and the garbage collector may take it. \
+         \"snowberry spool status\" shows what was dropped.",
+    ),
+    key(
+        "spool.bytes-max",
+        "size",
+        "\"20 GiB\"",
+        "What builds that could not be pushed may take on the disk, without what they refer to. \
+         Beyond it the oldest are dropped, so that a cache that is gone does not fill its builders.",
+    ),
+    key(
+        "spool.to",
+        "URL",
+        "\"http://127.0.0.1:8501/push\", which is \"snowberry forward\"",
+        "The cache that builds are pushed to. Only over https, to this machine, or where the cache \
+         says push.plain = true is the token taken.",
+    ),
+    key(
+        "spool.token-file",
+        "path",
+        "/etc/snowberry/token if it exists, else what Nix's netrc-file has for the host",
+        "A file with the token that \"snowberry token add\" printed. It must be readable for \
+         whoever runs \"snowberry forward\" or \"snowberry spool run\", and for nobody else. A \
+         systemd credential of the name token goes before it.",
+    ),
+    key(
         "tls.listen",
         "list of \"ADDRESS:PORT\"",
         "the sockets that systemd hands over under the name \"https\", else none: no TLS",
@@ -226,23 +290,5 @@ pub const KEYS: [Key; 29] = [
         "path",
         "with certificate-file it must be given",
         "A PEM file with the private key of certificate-file. It is read again when it changes.",
-    ),
-    key(
-        "mdns.enabled",
-        "true or false",
-        "true",
-        "Says the cache's name and address to the local network by multicast DNS, as NAME.local and \
-         as the service _nix-cache._tcp, and looks for caches there on a client. A cache that \
-         listens on loopback only says nothing in any case. Switch it off to leave it to \
-         systemd-resolved or Avahi, for which files come with snowberry. Where another machine \
-         has NAME.local already, NAME-2.local is taken, and the log and the page say so.",
-    ),
-    key(
-        "mdns.interfaces",
-        "list of names",
-        "all that the server listens on but veth* docker* br-* virbr* cni* wg* tun* tap* \
-         tailscale* zt* podman* lxc* vboxnet* vmnet*",
-        "The network interfaces on which multicast DNS is spoken, such as \"eth0\"; with * at the \
-         end for any rest. Loopback and point-to-point interfaces never are.",
     ),
 ];

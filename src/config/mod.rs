@@ -6,6 +6,7 @@ mod keys;
 mod mdns;
 mod push;
 mod source;
+mod spool;
 mod tls;
 
 use std::fmt;
@@ -23,6 +24,7 @@ use source::Source;
 
 pub use keys::{KEYS, Key};
 pub use push::{Admin, Push, SYSTEM_ADMIN_SOCKET, Sign};
+pub use spool::SYSTEM_SPOOL;
 pub use tls::{Tls, TlsFiles};
 
 /// Where the configuration is looked for when neither `--config` nor `$SNOWBERRY_CONFIG` names one.
@@ -72,10 +74,12 @@ pub struct Config {
     pub push: Push,
     /// Who may command.
     pub admin: Admin,
-    /// Where TLS is spoken.
-    pub tls: Tls,
     /// How the cache is found in the house, and the caches of the house from here.
     pub mdns: speaking::Config,
+    /// Where this machine's builds wait until they are pushed.
+    pub spool: crate::spool::Config,
+    /// Where TLS is spoken.
+    pub tls: Tls,
 }
 
 /// Why there is no configuration. Exit code 78.
@@ -148,8 +152,24 @@ pub struct Surroundings {
     pub xdg_state_home: Option<PathBuf>,
     /// `$HOME`.
     pub home: Option<PathBuf>,
+    /// `$NIX_STATE_DIR`.
+    pub nix_state_dir: Option<PathBuf>,
+    /// `$CREDENTIALS_DIRECTORY`, which systemd sets for `LoadCredential=`.
+    pub credentials_directory: Option<PathBuf>,
     /// Whether the process runs as root.
     pub is_root: bool,
+    /// Whether the files that the configuration names are looked for.
+    pub files: Files,
+}
+
+/// Where the files are that a configuration names: certificates, credentials.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Files {
+    /// On this machine: one that cannot be read is a mistake.
+    #[default]
+    Here,
+    /// The configuration is for another machine, or for later.
+    Elsewhere,
 }
 
 impl Surroundings {
@@ -167,8 +187,11 @@ impl Surroundings {
             runtime_directory: std::env::var("RUNTIME_DIRECTORY").ok(),
             xdg_state_home: folder("XDG_STATE_HOME"),
             home: folder("HOME"),
+            nix_state_dir: folder("NIX_STATE_DIR"),
+            credentials_directory: folder("CREDENTIALS_DIRECTORY"),
             // The owner of a process's own folder there is its effective user.
             is_root: std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
+            files: Files::Here,
         }
     }
 
@@ -182,10 +205,13 @@ impl Surroundings {
         if self.is_root {
             return Some(PathBuf::from(SYSTEM_STATE_DIR));
         }
+        self.state_home().map(|state_home| state_home.join("snowberry"))
+    }
+
+    /// Where the state of a user's programs is.
+    fn state_home(&self) -> Option<PathBuf> {
         let state_home = self.xdg_state_home.clone();
-        state_home
-            .or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))
-            .map(|state_home| state_home.join("snowberry"))
+        state_home.or_else(|| self.home.as_ref().map(|home| home.join(".local/state")))
     }
 }
 
@@ -203,8 +229,9 @@ struct Document {
     upstream: Option<Vec<upstream::Config>>,
     push: push::PushTable,
     admin: push::AdminTable,
-    tls: tls::TlsTable,
     mdns: speaking::Config,
+    spool: spool::SpoolTable,
+    tls: tls::TlsTable,
 }
 
 /// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
@@ -257,6 +284,7 @@ fn freeze(
     store.marker = Some(state_dir.join("store-begun"));
     let push = document.push.freeze(&state_dir);
     let admin = document.admin.freeze(&state_dir, surroundings);
+    let spool = document.spool.freeze(&store_dir, surroundings, &mut problems);
     let tls = document.tls.freeze(&mut problems);
     let config = Config {
         file,
@@ -270,11 +298,12 @@ fn freeze(
         upstreams: document.upstream.unwrap_or_else(|| vec![default_upstream()]),
         push,
         admin,
-        tls,
         mdns: document.mdns,
+        spool,
+        tls,
     };
-    if problems.is_empty() {
-        problems = check::problems(&config);
+    if !config.state_dir.as_os_str().is_empty() {
+        problems.extend(check::problems(&config, surroundings.files));
     }
     if problems.is_empty() { Ok(config) } else { Err(Error::Wrong(Problems(problems))) }
 }

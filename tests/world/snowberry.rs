@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use snowberry::nix::{NarInfo, PublicKey, StoreDir};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Answer, Client, until};
+use super::{Answer, Client, Machine, until};
 
 /// From the start of the process to the `listening` line.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -23,6 +24,7 @@ pub(crate) struct Settings {
     upstreams: Vec<String>,
     others: Vec<String>,
     environment: Vec<(String, String)>,
+    space: Option<String>,
 }
 
 impl Settings {
@@ -55,6 +57,12 @@ impl Settings {
         self
     }
 
+    /// Runs it on this machine, where it listens on port 80 of every address.
+    pub(crate) fn on(mut self, machine: &Machine) -> Self {
+        self.space = Some(machine.space().to_owned());
+        self.set(r#"listen=["[::]:80"]"#)
+    }
+
     /// Starts it with a state folder of its own.
     pub(crate) async fn start(self) -> Snowberry {
         let folder = TempDir::new().unwrap();
@@ -73,6 +81,11 @@ impl Settings {
         set(&format!("upstream=[{}]", self.upstreams.join(", ")));
         self.others.iter().for_each(|setting| set(setting));
         let mut whole = Command::new(command.get_program());
+        if let Some(space) = &self.space {
+            // It becomes the program, so that signals reach that.
+            whole = Command::new("ip");
+            whole.args(["netns", "exec", space]).arg(command.get_program());
+        }
         whole.arg("serve").args(command.get_args());
         // Neither the configuration nor the credentials of whoever runs the tests may count.
         for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
@@ -127,6 +140,25 @@ impl Snowberry {
     /// Where it speaks TLS.
     pub(crate) async fn tls_address(&self) -> SocketAddr {
         address_in(&self.log_line(&["tls=true", "addr="], START_LIMIT).await)
+    }
+
+    /// The narinfo that clients see at this path, when there is one.
+    pub(crate) async fn parsed_narinfo(&self, path: &str) -> Option<NarInfo> {
+        let answer = self.client().get(path).await;
+        (answer.status == 200).then(|| NarInfo::parse(&answer.body, &StoreDir::default()).unwrap())
+    }
+
+    /// The cache's own public key, the one that signs.
+    pub(crate) async fn key(&self) -> PublicKey {
+        let text = self.client().get("/public-key").await;
+        PublicKey::parse(text.text().lines().next().unwrap()).unwrap()
+    }
+
+    /// Whether the narinfo is signed by the cache's own key.
+    pub(crate) async fn signed(&self, narinfo: &NarInfo) -> bool {
+        let key = self.key().await;
+        let fingerprint = narinfo.fingerprint(&StoreDir::default());
+        narinfo.signatures.iter().any(|signature| key.verifies(&fingerprint, signature))
     }
 
     /// `GET /api/status`.
