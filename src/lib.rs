@@ -28,5 +28,7 @@ pub mod metrics;
 pub mod config;
 pub mod systemd;
 
+pub mod forward;
+
 pub mod daemon;
 pub mod cli;

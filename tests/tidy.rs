@@ -18,7 +18,7 @@ use snowberry::config::KEYS;
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 14] = [
+const MAY_USE: [(&str, &[&str]); 15] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
     ("upstream", &["nix", "units", "metrics"]),
@@ -30,6 +30,7 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("units", &[]),
     ("metrics", &[]),
     ("systemd", &[]),
+    ("forward", &["nix", "units", "systemd"]),
     ("config", &["nix", "store", "upstream", "push", "http", "units"]),
     (
         "daemon",
