@@ -8,7 +8,7 @@
 //!                       cache <- push         the decisions: reads | writes
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
-//!         (beside the house: allocator, durable, units, config, metrics, systemd)
+//!         (beside the house: allocator, ciphers, durable, pinned, units, config, metrics, systemd)
 //! ```
 
 pub mod nix;
@@ -22,7 +22,9 @@ pub mod push;
 pub mod http;
 
 pub mod allocator;
+pub mod ciphers;
 pub mod durable;
+pub mod pinned;
 pub mod units;
 pub mod metrics;
 pub mod config;

@@ -18,15 +18,17 @@ use snowberry::config::KEYS;
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
-    ("upstream", &["nix", "units", "metrics"]),
+    ("upstream", &["nix", "units", "metrics", "ciphers"]),
     ("cache", &["nix", "store", "upstream", "units", "metrics"]),
     ("push", &["nix", "store", "upstream", "cache", "durable", "units", "metrics"]),
-    ("http", &["nix", "cache", "push", "units", "metrics"]),
+    ("http", &["nix", "cache", "push", "durable", "units", "metrics", "ciphers", "pinned"]),
     ("allocator", &[]),
+    ("ciphers", &[]),
     ("durable", &[]),
+    ("pinned", &["ciphers"]),
     ("units", &[]),
     ("metrics", &[]),
     ("systemd", &[]),
@@ -36,12 +38,15 @@ const MAY_USE: [(&str, &[&str]); 15] = [
         "daemon",
         &[
             "nix", "store", "upstream", "cache", "push", "http", "durable", "units", "metrics",
-            "config", "systemd",
+            "config", "systemd", "pinned",
         ],
     ),
     (
         "cli",
-        &["nix", "store", "upstream", "push", "units", "metrics", "config", "systemd", "daemon"],
+        &[
+            "nix", "store", "upstream", "push", "http", "units", "metrics", "config", "systemd",
+            "daemon", "pinned",
+        ],
     ),
 ];
 

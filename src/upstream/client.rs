@@ -17,8 +17,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::crypto::{CryptoProvider, ring};
-use rustls::{CertificateError, CipherSuite, ClientConfig, RootCertStore};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tower_service::Service;
@@ -27,6 +26,7 @@ use url::Url;
 use super::error::{Asked, Error};
 use super::location;
 use super::put::Pipe;
+use crate::ciphers;
 
 /// One address: a host of the house answers in milliseconds, the far side of the world in one
 /// second; a second address is tried after this.
@@ -213,7 +213,7 @@ pub(super) fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
             return Err(TlsError::NoCertificate);
         }
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(provider(has_aes())))
+    let config = ClientConfig::builder_with_provider(Arc::new(ciphers::provider()))
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Setup(Arc::new(error)))?;
     Ok(config.with_root_certificates(roots).with_no_client_auth())
@@ -228,39 +228,6 @@ pub(super) enum TlsError {
     NoCertificate,
     /// The library refuses.
     Setup(Arc<rustls::Error>),
-}
-
-/// ring's suites; without AES in the CPU (a Pi 4) `ChaCha20` first: it is half again as fast
-/// there, and the server takes the client's order.
-fn provider(has_aes: bool) -> CryptoProvider {
-    let mut provider = ring::default_provider();
-    if !has_aes {
-        provider.cipher_suites.sort_by_key(|suite| {
-            !matches!(
-                suite.suite(),
-                CipherSuite::TLS13_CHACHA20_POLY1305_SHA256
-                    | CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256
-                    | CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256
-            )
-        });
-    }
-    provider
-}
-
-/// Whether the CPU has instructions for AES.
-fn has_aes() -> bool {
-    #[cfg(target_arch = "aarch64")]
-    {
-        std::arch::is_aarch64_feature_detected!("aes")
-    }
-    #[cfg(target_arch = "x86_64")]
-    {
-        std::arch::is_x86_feature_detected!("aes")
-    }
-    #[cfg(not(any(target_arch = "aarch64", target_arch = "x86_64")))]
-    {
-        false
-    }
 }
 
 /// The upstream's own host, as a measure for others.
@@ -325,19 +292,6 @@ impl Service<Name> for Resolver {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn without_aes_chacha_comes_first_in_each_version() {
-        let first = |has_aes: bool, tls13: bool| {
-            let suites = provider(has_aes).cipher_suites;
-            let suite = suites.iter().find(|suite| suite.tls13().is_some() == tls13).unwrap();
-            format!("{:?}", suite.suite())
-        };
-        assert!(first(false, true).contains("CHACHA20"));
-        assert!(first(false, false).contains("CHACHA20"));
-        assert!(first(true, true).contains("AES"));
-        assert_eq!(provider(false).cipher_suites.len(), provider(true).cipher_suites.len());
-    }
 
     #[tokio::test]
     async fn another_host_is_not_asked_in_the_house_unless_the_upstream_is_there() {
