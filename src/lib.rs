@@ -8,7 +8,8 @@
 //!                       cache <- push         the decisions: reads | writes
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
-//!         (beside the house: allocator, ciphers, durable, pinned, units, config, metrics, systemd)
+//!         (beside the house: allocator, ciphers, durable, pinned, units, config, mdns, metrics,
+//!          systemd)
 //! ```
 
 pub mod nix;
@@ -27,6 +28,7 @@ pub mod durable;
 pub mod pinned;
 pub mod units;
 pub mod metrics;
+pub mod mdns;
 pub mod config;
 pub mod systemd;
 
