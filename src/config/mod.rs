@@ -2,6 +2,7 @@
 //! its file and line. Knows nothing of sockets or tasks.
 
 mod check;
+mod forward;
 mod keys;
 mod push;
 mod source;
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::nix::StoreDir;
-use crate::{store, upstream};
+use crate::{mdns, store, upstream};
 
 use source::Source;
 
@@ -69,6 +70,8 @@ pub struct Config {
     pub push: Push,
     /// Who may command.
     pub admin: Admin,
+    /// The client's side.
+    pub forward: crate::forward::Config,
 }
 
 /// Why there is no configuration. Exit code 78.
@@ -137,6 +140,8 @@ pub struct Surroundings {
     pub state_directory: Option<String>,
     /// `$RUNTIME_DIRECTORY`, which systemd sets for `RuntimeDirectory=`.
     pub runtime_directory: Option<String>,
+    /// `$XDG_CONFIG_HOME`.
+    pub xdg_config_home: Option<PathBuf>,
     /// `$XDG_STATE_HOME`.
     pub xdg_state_home: Option<PathBuf>,
     /// `$HOME`.
@@ -158,6 +163,7 @@ impl Surroundings {
             default_file: Some(PathBuf::from(DEFAULT_FILE)),
             state_directory: std::env::var("STATE_DIRECTORY").ok(),
             runtime_directory: std::env::var("RUNTIME_DIRECTORY").ok(),
+            xdg_config_home: folder("XDG_CONFIG_HOME"),
             xdg_state_home: folder("XDG_STATE_HOME"),
             home: folder("HOME"),
             // The owner of a process's own folder there is its effective user.
@@ -196,6 +202,7 @@ struct Document {
     upstream: Option<Vec<upstream::Config>>,
     push: push::PushTable,
     admin: push::AdminTable,
+    forward: forward::ForwardTable,
 }
 
 /// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
@@ -248,6 +255,8 @@ fn freeze(
     store.marker = Some(state_dir.join("store-begun"));
     let push = document.push.freeze(&state_dir);
     let admin = document.admin.freeze(&state_dir, surroundings);
+    let mdns = mdns::Config::default();
+    let forward = document.forward.freeze(store_dir.clone(), mdns, surroundings, &mut problems);
     let config = Config {
         file,
         listen: document.listen,
@@ -260,6 +269,7 @@ fn freeze(
         upstreams: document.upstream.unwrap_or_else(|| vec![default_upstream()]),
         push,
         admin,
+        forward,
     };
     if problems.is_empty() {
         problems = check::problems(&config);
