@@ -23,6 +23,7 @@ pub(crate) struct Settings {
     upstreams: Vec<String>,
     others: Vec<String>,
     environment: Vec<(String, String)>,
+    netns: Option<String>,
 }
 
 impl Settings {
@@ -55,6 +56,12 @@ impl Settings {
         self
     }
 
+    /// Runs it in this network namespace.
+    pub(crate) fn inside(mut self, netns: &str) -> Self {
+        self.netns = Some(netns.to_owned());
+        self
+    }
+
     /// Starts it with a state folder of its own.
     pub(crate) async fn start(self) -> Snowberry {
         let folder = TempDir::new().unwrap();
@@ -72,7 +79,7 @@ impl Settings {
         set(&format!("state-dir={:?}", state.join("state").display().to_string()));
         set(&format!("upstream=[{}]", self.upstreams.join(", ")));
         self.others.iter().for_each(|setting| set(setting));
-        let mut whole = Command::new(command.get_program());
+        let mut whole = super::netns::command(self.netns.as_deref(), command.get_program());
         whole.arg("serve").args(command.get_args());
         // Neither the configuration nor the credentials of whoever runs the tests may count.
         for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
@@ -178,16 +185,20 @@ impl Snowberry {
     }
 }
 
-struct Process {
-    child: Child,
+pub(super) struct Process {
+    pub(super) child: Child,
     log: watch::Receiver<Vec<String>>,
     started: Instant,
 }
 
 impl Process {
     fn spawn(settings: &Settings, folder: &Path) -> Self {
-        let mut child = settings
-            .command(folder)
+        Self::of(settings.command(folder))
+    }
+
+    /// Any command that logs as snowberry does.
+    pub(super) fn of(mut command: Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -204,14 +215,19 @@ impl Process {
         Self { child, log, started: Instant::now() }
     }
 
-    async fn listening(&self) -> SocketAddr {
+    pub(super) async fn listening(&self) -> SocketAddr {
         let line = self.log_line(&["listening", "addr="], START_LIMIT).await;
         let (_, rest) = line.split_once("addr=").unwrap();
         let address = rest.split_whitespace().next().unwrap().trim_matches('"');
         address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
     }
 
-    async fn log_line(&self, words: &[&str], limit: Duration) -> String {
+    /// The log until now.
+    pub(super) fn log(&self) -> Vec<String> {
+        self.log.borrow().clone()
+    }
+
+    pub(super) async fn log_line(&self, words: &[&str], limit: Duration) -> String {
         let mut log = self.log.clone();
         let fits = |line: &&String| words.iter().all(|word| line.contains(word));
         let found = timeout(limit, log.wait_for(|log| log.iter().any(|line| fits(&line)))).await;
