@@ -5,6 +5,7 @@ mod admin;
 mod bucket;
 mod check;
 mod exchange;
+mod find;
 mod forward;
 mod key;
 mod log;
@@ -116,6 +117,9 @@ enum Command {
     /// Ask a running cache how it is.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(status::StatusArgs),
+    /// List the caches of the house, found by multicast DNS.
+    #[command(after_help = find::EXAMPLES)]
+    Find(find::FindArgs),
     /// Keys in Nix's format.
     #[command(after_help = KEY_EXAMPLES)]
     Key {
@@ -199,6 +203,7 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Forward(config) => forward::run(&config),
         Command::Check(config) => check::run(&config),
         Command::Status(args) => status::run(&args),
+        Command::Find(args) => find::run(&args),
         Command::Key { command } => key::run(&command),
         Command::Push(args) => push::run(&args),
         Command::Token { command } => token::run(&command),

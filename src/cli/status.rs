@@ -109,6 +109,7 @@ fn text(status: &Value) -> String {
     let bytes = |pointer: &str| number(pointer).map(|bytes| ByteSize(bytes).to_string());
     line("version", string("/version"));
     line("name", string("/name"));
+    line("found as", string("/local_name"));
     line("public key", string("/public_key"));
     line("up for", number("/uptime_s").map(span));
     line("offline for", number("/offline_since_s").map(span));

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 
-use super::{Config, Problem, push};
+use super::{Config, Problem, mdns, push};
 use crate::http;
 use crate::nix::PublicKey;
 use crate::units::ByteSize;
@@ -59,6 +59,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         tell(format!("store.compression-level: {level} is not from 1 to 19"));
     }
     told.extend(push::problems(&config.push, &config.admin));
+    told.extend(mdns::problems(&config.mdns));
     let mut tell = |message: String| told.push(Problem::of_the_whole(message));
     let mut urls = HashSet::new();
     for upstream in &config.upstreams {

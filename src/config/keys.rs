@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 29] = [
+pub const KEYS: [Key; 31] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -204,6 +204,24 @@ pub const KEYS: [Key; 29] = [
          root's cache in /var/lib/snowberry, else <state-dir>/admin.sock",
         "The local socket for commands that change something, such as \"snowberry push retry\". \
          Its owner and group may use it. These commands cannot be given over the network.",
+    ),
+    key(
+        "mdns.enabled",
+        "true or false",
+        "true",
+        "Says the cache's name and address to the local network by multicast DNS, as NAME.local and \
+         as the service _nix-cache._tcp, and looks for caches there on a client. A cache that \
+         listens on loopback only says nothing in any case. Switch it off to leave it to \
+         systemd-resolved or Avahi, for which files come with snowberry. Where another machine \
+         has NAME.local already, NAME-2.local is taken, and the log and the page say so.",
+    ),
+    key(
+        "mdns.interfaces",
+        "list of names",
+        "all that the server listens on but veth* docker* br-* virbr* cni* wg* tun* tap* \
+         tailscale* zt* podman* lxc* vboxnet* vmnet*",
+        "The network interfaces on which multicast DNS is spoken, such as \"eth0\"; with * at the \
+         end for any rest. Loopback and point-to-point interfaces never are.",
     ),
     key(
         "forward.listen",

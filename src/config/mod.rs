@@ -4,6 +4,7 @@
 mod check;
 mod forward;
 mod keys;
+mod mdns;
 mod push;
 mod source;
 
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::nix::StoreDir;
-use crate::{mdns, store, upstream};
+use crate::{mdns as speaking, store, upstream};
 
 use source::Source;
 
@@ -70,6 +71,8 @@ pub struct Config {
     pub push: Push,
     /// Who may command.
     pub admin: Admin,
+    /// How the cache is found in the house, and the caches of the house from here.
+    pub mdns: speaking::Config,
     /// The client's side.
     pub forward: crate::forward::Config,
 }
@@ -202,6 +205,7 @@ struct Document {
     upstream: Option<Vec<upstream::Config>>,
     push: push::PushTable,
     admin: push::AdminTable,
+    mdns: speaking::Config,
     forward: forward::ForwardTable,
 }
 
@@ -255,7 +259,7 @@ fn freeze(
     store.marker = Some(state_dir.join("store-begun"));
     let push = document.push.freeze(&state_dir);
     let admin = document.admin.freeze(&state_dir, surroundings);
-    let mdns = mdns::Config::default();
+    let mdns = document.mdns.clone();
     let forward = document.forward.freeze(store_dir.clone(), mdns, surroundings, &mut problems);
     let config = Config {
         file,
@@ -269,6 +273,7 @@ fn freeze(
         upstreams: document.upstream.unwrap_or_else(|| vec![default_upstream()]),
         push,
         admin,
+        mdns: document.mdns,
         forward,
     };
     if problems.is_empty() {

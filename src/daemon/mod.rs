@@ -1,6 +1,7 @@
 //! Owns every task and opens every door: the order of the start, the signals, the order of the end.
 
 mod admin;
+mod announce;
 mod key;
 
 use std::future::Future;
@@ -19,6 +20,7 @@ use tracing::{error, info, warn};
 use crate::cache::{self, Cache};
 use crate::config::{self, Config, Sign};
 use crate::http::{self, Admin, AdminSocket, PublicKeys, Site};
+use crate::mdns::Announcer;
 use crate::metrics::Metrics;
 use crate::nix::SecretKey;
 use crate::push::{self, Push, tokens::Tokens};
@@ -81,7 +83,7 @@ pub async fn run(
     for address in &addresses {
         info!(addr = %address, "listening");
     }
-    on_listening(addresses);
+    on_listening(addresses.clone());
     let keys = own_keys(&config, &store).await?;
     let cache_config = cache::Config {
         compression_level: compression_level(&config),
@@ -94,6 +96,7 @@ pub async fn run(
     let push = open_push(&config, &keys, (&store, &cache), upstreams, &metrics);
     let public_keys = PublicKeys::new(keys.public());
     let admin = admin::open(&config, (&push, &cache, &public_keys));
+    let announcer = announce::start(&config, &addresses, &keys);
     let site = Site {
         cache: cache.clone(),
         push: push.clone(),
@@ -101,13 +104,15 @@ pub async fn run(
         push_plain: config.push.plain,
         metrics,
         name: config.name,
+        local_name: announcer.as_ref().filter(|it| it.is_speaking()).map(Announcer::name),
         public_keys,
         store_dir: config.store_dir,
         names: config.names,
         allow: config.allow,
         started,
     };
-    let ended = serve(listeners, Arc::new(site), push, admin, stop).await;
+    let beside = Beside { admin, announcer };
+    let ended = serve(listeners, Arc::new(site), push, beside, stop).await;
     within(CACHE_CLOSE_WAIT, "fills", cache.close()).await;
     within(STORE_CLOSE_WAIT, "store", store.close()).await;
     info!("stopped");
@@ -268,13 +273,19 @@ async fn own_keys(config: &Config, store: &Store) -> anyhow::Result<OwnKeys> {
     Ok(OwnKeys { secret: Some(made), ..keys })
 }
 
+/// What runs beside the cache itself, and without which it would go on.
+struct Beside {
+    admin: Option<(AdminSocket, Arc<Admin>)>,
+    announcer: Option<Announcer>,
+}
+
 /// Serves, pushes, watches, and returns when `stop` was cancelled and all is drained, or when a
 /// task ended that should not. Uploads may go on while clients are drained: the push side ends last.
 async fn serve(
     listeners: Vec<TcpListener>,
     site: Arc<Site>,
     push: Push,
-    admin: Option<(AdminSocket, Arc<Admin>)>,
+    beside: Beside,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut tasks: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -285,7 +296,15 @@ async fn serve(
         let stop = stop.clone();
         tasks.spawn(watchdog_task(interval, stop));
     }
-    if let Some((socket, admin)) = admin {
+    if let Some(announcer) = beside.announcer {
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            stop.cancelled().await;
+            announcer.stop().await;
+            anyhow::Ok(())
+        });
+    }
+    if let Some((socket, admin)) = beside.admin {
         let stop = stop.clone();
         tasks.spawn(async move {
             socket.serve(admin, stop).await;

@@ -12,7 +12,7 @@ use crate::metrics::Ended;
 use crate::nix::{CacheInfo, StoreDir};
 
 /// Lower is asked earlier: before cache.nixos.org, which has 40.
-const PRIORITY: u32 = 30;
+pub const PRIORITY: u32 = 30;
 
 /// What is said without asking anybody.
 pub(super) struct Front {

@@ -3,6 +3,7 @@
 use std::{io, sync::Arc, time::Instant};
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -37,6 +38,7 @@ mod admin;
 mod tests;
 
 pub use admin::{Admin, AdminSocket};
+pub use front::PRIORITY;
 pub use lan::{Prefix, PrefixError};
 pub use public_keys::PublicKeys;
 
@@ -58,6 +60,9 @@ pub struct Site {
     pub metrics: Metrics,
     /// The cache's name (`snowberry`).
     pub name: String,
+    /// The host label that this cache has in the house, without `.local`; `None` where it says
+    /// none. Another than `name` where that is another machine's.
+    pub local_name: Option<watch::Receiver<String>>,
     /// The public halves of this cache's own keys.
     pub public_keys: PublicKeys,
     /// Nix's store directory.

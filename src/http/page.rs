@@ -115,7 +115,15 @@ fn troubles(status: &Status) -> Vec<String> {
     let lost = (lost > 0).then(|| {
         format!("{lost} objects that were to be carried up are damaged: build and push them again")
     });
-    store.chain(offline).chain(stopped).chain(lost).chain(throttled).collect()
+    let renamed = status.local_name.iter().filter(|it| **it != format!("{}.local", status.name));
+    let renamed = renamed.map(|local_name| {
+        format!(
+            "Another machine in the house is {}.local, so this one is {local_name}: give one of \
+             them another name.",
+            status.name
+        )
+    });
+    store.chain(renamed).chain(offline).chain(stopped).chain(lost).chain(throttled).collect()
 }
 
 fn bytes(count: u64) -> String {
@@ -143,6 +151,7 @@ mod tests {
         Status {
             version: "0.1.0",
             name: "<snow>".into(),
+            local_name: Some("<snow>.local".into()),
             public_key: Some("pi-1:abc=".into()),
             uptime_s: 3 * 3600 + 300,
             offline_since_s: None,
@@ -187,6 +196,7 @@ mod tests {
             "3.0 GiB of 200.0 GiB",
             "1.5 KiB",
             "3 h 5 min",
+            "snow&#62;.local",
             "width=device-width",
         ] {
             assert!(page.contains(part), "{part} is not in\n{page}");
@@ -205,10 +215,13 @@ mod tests {
     fn the_page_says_what_is_not_well() {
         let mut ill = status();
         ill.offline_since_s = Some(7200);
+        ill.local_name = Some("snow-2.local".into());
         ill.store.degraded = Some("the disk is missing".into());
         ill.host.machine.throttled = Some(true);
         let page = render(&ill, "http://10.0.0.1");
-        for part in ["the disk is missing", "for 2 h 0 min", "power supply"] {
+        for part in
+            ["the disk is missing", "for 2 h 0 min", "power supply", "this one is snow-2.local"]
+        {
             assert!(page.contains(part), "{part} is not in\n{page}");
         }
         assert!(!page.contains("All is well."));

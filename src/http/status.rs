@@ -15,6 +15,7 @@ use crate::push::{TargetState, TargetStatus};
 pub(super) struct Status {
     pub(super) version: &'static str,
     pub(super) name: String,
+    pub(super) local_name: Option<String>,
     pub(super) public_key: Option<String>,
     pub(super) uptime_s: u64,
     pub(super) offline_since_s: Option<u64>,
@@ -106,6 +107,7 @@ impl Status {
         Self {
             version: env!("CARGO_PKG_VERSION"),
             name: site.name.clone(),
+            local_name: site.local_name.as_ref().map(|name| format!("{}.local", *name.borrow())),
             public_key: site.public_keys.all().first().map(ToString::to_string),
             uptime_s: uptime.as_secs(),
             offline_since_s: site.cache.offline_since_s(),
@@ -309,6 +311,7 @@ mod tests {
         let status = Status {
             version: "0",
             name: "snowberry".into(),
+            local_name: None,
             public_key: None,
             uptime_s: 1,
             offline_since_s: None,
@@ -340,7 +343,7 @@ mod tests {
             host: HostStatus { machine: Machine::default(), disk_free_bytes: 3 },
         };
         let expected = concat!(
-            r#"{"version":"0","name":"snowberry","public_key":null,"uptime_s":1,"#,
+            r#"{"version":"0","name":"snowberry","local_name":null,"public_key":null,"uptime_s":1,"#,
             r#""offline_since_s":null,"store":{"budget_bytes":0,"used_bytes":0,"narinfos":0,"#,
             r#""nars":0,"pinned_bytes":0,"written_bytes":0},"traffic":{"hits":0,"misses":0,"#,
             r#""absent":0,"served_bytes":0,"fetched_bytes":0,"since":"1970-01-01T00:00:00Z"},"#,

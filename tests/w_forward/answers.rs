@@ -115,7 +115,8 @@ async fn nothing_is_added_to_a_question_and_headers_of_the_connection_stay() {
 async fn heads_have_bounds() {
     let forward = Forward::with(&["mdns.enabled=false"]).await;
     let many: Vec<(String, &str)> = (0..100).map(|n| (format!("x-{n}"), "y")).collect();
-    let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let many: Vec<(&str, &str)> =
+        many.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     assert_eq!(forward.client().get_with("/", &many).await.status, 431);
     let long = "x".repeat(100_000);
     assert_eq!(forward.client().get_with("/", &[("x-long", &long)]).await.status, 431);

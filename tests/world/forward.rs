@@ -36,7 +36,9 @@ impl Forward {
         command.arg("forward").arg("--set").arg(r#"forward.listen=["127.0.0.1:0"]"#);
         let joined = home.path().join("joined.toml").display().to_string();
         command.arg("--set").arg(format!("forward.joined-file={joined:?}"));
-        settings.iter().for_each(|setting| drop(command.arg("--set").arg(setting)));
+        for setting in settings {
+            command.arg("--set").arg(setting);
+        }
         command.env("HOME", home.path()).env("SNOWBERRY_CONFIG", "/dev/null");
         let log = std::env::var("SNOWBERRY_LOG").unwrap_or("info,snowberry=debug".into());
         command.env("SNOWBERRY_LOG", log);

@@ -23,7 +23,7 @@ pub(crate) struct Settings {
     upstreams: Vec<String>,
     others: Vec<String>,
     environment: Vec<(String, String)>,
-    netns: Option<String>,
+    space: Option<String>,
 }
 
 impl Settings {
@@ -50,15 +50,15 @@ impl Settings {
         self
     }
 
-    /// A variable of the environment of the process.
-    pub(crate) fn environment(mut self, key: &str, value: &str) -> Self {
-        self.environment.push((key.to_owned(), value.to_owned()));
+    /// Runs it in this network namespace.
+    pub(crate) fn inside(mut self, netns: &str) -> Self {
+        self.space = Some(netns.to_owned());
         self
     }
 
-    /// Runs it in this network namespace.
-    pub(crate) fn inside(mut self, netns: &str) -> Self {
-        self.netns = Some(netns.to_owned());
+    /// A variable of the environment of the process.
+    pub(crate) fn environment(mut self, key: &str, value: &str) -> Self {
+        self.environment.push((key.to_owned(), value.to_owned()));
         self
     }
 
@@ -79,7 +79,12 @@ impl Settings {
         set(&format!("state-dir={:?}", state.join("state").display().to_string()));
         set(&format!("upstream=[{}]", self.upstreams.join(", ")));
         self.others.iter().for_each(|setting| set(setting));
-        let mut whole = super::netns::command(self.netns.as_deref(), command.get_program());
+        let mut whole = Command::new(command.get_program());
+        if let Some(space) = &self.space {
+            // It becomes the program, so that signals reach that.
+            whole = Command::new("ip");
+            whole.args(["netns", "exec", space]).arg(command.get_program());
+        }
         whole.arg("serve").args(command.get_args());
         // Neither the configuration nor the credentials of whoever runs the tests may count.
         for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
