@@ -23,7 +23,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::{Method, Request};
@@ -101,9 +101,12 @@ pub async fn run(
     let ears = ears(&config);
     let hub = Arc::new(Hub::new(config.store_dir.clone(), tls, ears.browser.is_some()));
     let scout = Scout::new(Arc::clone(&hub), config, house);
-    let stop_scout = CancellationToken::new();
+    let stop_behind = CancellationToken::new();
     let mut behind = JoinSet::new();
-    behind.spawn(scout.run(ears, stop_scout.clone()));
+    behind.spawn(scout.run(ears, stop_behind.clone()));
+    if let Some(interval) = systemd::watchdog_interval() {
+        behind.spawn(watchdog(interval, stop_behind.clone()));
+    }
     systemd::ready();
     info!("ready");
     let desk = Arc::clone(&hub);
@@ -120,13 +123,22 @@ pub async fn run(
         }
         ended = serving.join_next() => ended,
     };
-    stop_scout.cancel();
+    stop_behind.cancel();
     while behind.join_next().await.is_some() {}
     info!("stopped");
     match ended {
         Some(Ok(served)) => served.map_err(Error::Serve),
         Some(Err(panicked)) => Err(Error::Serve(io::Error::other(panicked))),
         None => Ok(()),
+    }
+}
+
+/// Runs on the thread that answers clients: when that stands still, so does this, and systemd starts
+/// the service again.
+async fn watchdog(interval: Duration, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(interval);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        systemd::alive();
     }
 }
 
@@ -203,3 +215,6 @@ async fn answer(hub: Arc<Hub>, request: Request<Incoming>) -> hyper::Response<re
     debug!(%method, path, %status, took_us, "answered");
     response
 }
+
+#[cfg(test)]
+mod tests;
