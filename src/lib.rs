@@ -8,8 +8,8 @@
 //!                       cache <- push         the decisions: reads | writes
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
-//!         (beside the house: allocator, ciphers, durable, pinned, units, config, mdns, metrics,
-//!          systemd)
+//!     (beside the house: allocator, ciphers, config, durable, mdns, metrics, pinned, spool,
+//!      systemd, units)
 //! ```
 
 pub mod nix;
@@ -29,6 +29,7 @@ pub mod pinned;
 pub mod units;
 pub mod metrics;
 pub mod mdns;
+pub mod spool;
 pub mod config;
 pub mod systemd;
 

@@ -12,11 +12,20 @@ use tracing::warn;
 /// The TCP listeners that were handed over, none without socket activation. Takes the variables
 /// that name them out of the environment, so it must be called before threads run.
 pub fn inherited_sockets() -> io::Result<Vec<TcpListener>> {
+    Ok(inherited_by_name()?.into_iter().map(|(_, socket)| socket).collect())
+}
+
+/// The same, each with the name that its unit gives it (`FileDescriptorName=`), empty without one.
+pub fn inherited_by_name() -> io::Result<Vec<(String, TcpListener)>> {
+    // Before `from_env`, which takes them out.
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut handed = ListenFd::from_env();
+    let mut names = names.split(':');
     let mut sockets = Vec::new();
     for index in 0..handed.len() {
+        let name = names.next().unwrap_or_default().to_owned();
         // A descriptor that is no TCP listener is an error of the unit and refused here.
-        sockets.extend(handed.take_tcp_listener(index)?);
+        sockets.extend(handed.take_tcp_listener(index)?.map(|socket| (name, socket)));
     }
     Ok(sockets)
 }

@@ -222,3 +222,58 @@ async fn refused(release: Release) {
         println!("refused in {:?}", ran.took);
     }
 }
+
+/// Builders at once: each release several times, each copy in a codec of its own.
+const BUILDERS: [(Release, &str); 8] = [
+    (Release::Bookworm, "zstd"),
+    (Release::Trixie, "xz"),
+    (Release::Sid, "none"),
+    (Release::Bookworm, "br"),
+    (Release::Trixie, "zstd"),
+    (Release::Sid, "bzip2"),
+    (Release::Bookworm, "none"),
+    (Release::Trixie, "gzip"),
+];
+
+/// A path of one builder's own, above those that all have.
+fn own_expression(builder: usize) -> String {
+    format!(
+        r#"derivation {{
+  name = "own-{builder}";
+  system = builtins.currentSystem;
+  builder = "/bin/sh";
+  args = [ "-euc" "echo $name ${{import ./push.nix}} > $out" ];
+}}"#
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_builders_push_overlapping_closures_at_once() {
+    let Some(lab) = Lab::new(Release::Sid).await else { return };
+    let mut tops = vec![];
+    let mut builders = tokio::task::JoinSet::new();
+    for (n, (release, compression)) in BUILDERS.into_iter().enumerate() {
+        let Some(builder) = NixClient::new(release, &[], "") else { return };
+        let builder = builder.setting("max-jobs = 2");
+        std::fs::write(builder.folder().join("push.nix"), EXPRESSION).unwrap();
+        std::fs::write(builder.folder().join("own.nix"), own_expression(n)).unwrap();
+        let realise = "nix-store --realise $(nix-instantiate /world/own.nix)";
+        let top = builder.shell(realise).await.expect_success().trim().to_owned();
+        tops.push(top.clone());
+        let url = lab.push_url(&format!("compression={compression}"));
+        builders.spawn(async move {
+            builder.run(&["nix", "copy", "--to", &url, &top]).await.expect_success();
+            (top.clone(), sums(&builder, &top).await)
+        });
+    }
+    let pushed = builders.join_all().await;
+    // Five that all of them have, and one of each.
+    assert_eq!(lab.snowberry.figure("store", "narinfos").await, 5 + 8);
+    assert_eq!(lab.snowberry.figure("store", "nars").await, 5 + 8);
+    let reader = lab.reader(Release::Sid).await;
+    let realise = format!("nix-store --realise {}", tops.join(" "));
+    reader.shell(&realise).await.expect_success();
+    for (top, wanted) in pushed {
+        assert_eq!(sums(&reader, &top).await, wanted, "{top}");
+    }
+}

@@ -18,7 +18,7 @@ use snowberry::config::KEYS;
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 19] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
     ("upstream", &["nix", "units", "metrics", "ciphers"]),
@@ -33,8 +33,9 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ("metrics", &[]),
     ("systemd", &[]),
     ("mdns", &["nix", "units"]),
-    ("forward", &["nix", "units", "systemd", "mdns", "pinned"]),
-    ("config", &["nix", "store", "upstream", "push", "http", "mdns", "forward", "units"]),
+    ("spool", &["nix", "units", "durable"]),
+    ("forward", &["nix", "units", "systemd", "mdns", "spool", "pinned"]),
+    ("config", &["nix", "store", "upstream", "push", "http", "mdns", "spool", "forward", "units"]),
     (
         "daemon",
         &[
@@ -46,7 +47,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
         "cli",
         &[
             "nix", "store", "upstream", "push", "http", "units", "metrics", "config", "systemd",
-            "daemon", "forward", "mdns", "pinned",
+            "mdns", "spool", "pinned", "forward", "daemon",
         ],
     ),
 ];
@@ -376,6 +377,11 @@ fn what_must_be_pure_has_neither_clock_nor_sockets() {
             "src/upstream/health.rs",
             "src/push/order/mod.rs",
             "src/push/state.rs",
+            "src/spool/derivation.rs",
+            "src/spool/entry.rs",
+            "src/spool/exclude.rs",
+            "src/spool/pace.rs",
+            "src/spool/pass.rs",
         ]
         .contains(&&*source.name);
         if !is_nix && !is_pure {

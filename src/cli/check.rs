@@ -10,8 +10,10 @@ use anyhow::Context;
 use super::{ConfigArgs, Ended, out};
 use crate::config::Config;
 use crate::daemon;
+use crate::http::tls::{self, CaState, Identity, Names};
 use crate::metrics::Metrics;
 use crate::push::tokens::Tokens;
+use crate::spool;
 use crate::store::disk::{Disk as _, Folder};
 use crate::units::ByteSize;
 use crate::upstream::{self, HealthState, Upstream};
@@ -38,9 +40,13 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
     lines.tell("clock", clock(SystemTime::now()))?;
     lines.tell("state directory", state_dir(&config.state_dir))?;
     lines.tell("key", key(&config.state_dir))?;
+    if let Some(told) = tls(&config) {
+        lines.tell("tls", told)?;
+    }
     lines.tell("store", store(&config))?;
     lines.tell("writers", writers(&config))?;
     lines.tell("push", push(&config))?;
+    lines.tell("spool", spool(&config))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -74,6 +80,26 @@ impl Lines {
             }
         }
     }
+}
+
+/// What waits on a builder. Most machines are none.
+fn spool(config: &Config) -> Result<String, String> {
+    let spool = &config.spool;
+    if spool.needs_token_file {
+        spool::read_token(&spool.token_file).map_err(|error| with_causes(&error))?;
+    }
+    if !spool.path.exists() {
+        return Ok(format!("{} is not there: nothing was built for it", spool.path.display()));
+    }
+    let view = spool::view(spool).map_err(|error| with_causes(&error))?;
+    if !view.entries.is_empty() && !view.is_drained {
+        return Err(format!(
+            "{} builds wait and nobody pushes them: start `snowberry forward`, or run `snowberry \
+             spool run`",
+            view.entries.len()
+        ));
+    }
+    Ok(format!("{} builds wait for {}", view.entries.len(), view.to))
 }
 
 fn clock(now: SystemTime) -> Result<String, String> {
@@ -118,6 +144,30 @@ fn key(state_dir: &Path) -> Result<String, String> {
         )),
         Ok(None) => Ok("will be made at first start".to_owned()),
         Err(error) => Err(format!("{error:#}")),
+    }
+}
+
+/// Nothing where TLS is not configured and there is no CA.
+fn tls(config: &Config) -> Option<Result<String, String>> {
+    if let Some(files) = &config.tls.files {
+        let identity = Identity::of_files(&files.certificate, &files.key);
+        let read = identity.refresh(&Names::default(), false, SystemTime::now());
+        let shown = files.certificate.display();
+        return Some(match read {
+            Ok(_) => Ok(format!("the certificate in {shown}")),
+            Err(error) => Err(with_causes(&error)),
+        });
+    }
+    let state = tls::ca_state(&config.state_dir);
+    match state {
+        Ok(CaState::There(ca)) => Some(Ok(format!("own CA, SHA-256 {ca}"))),
+        Ok(CaState::Gone) => Some(Err(format!(
+            "the CA is gone: restore {} from its backup",
+            config.state_dir.join("tls").display()
+        ))),
+        Ok(CaState::NotYet) if config.tls.listen.is_empty() => None,
+        Ok(CaState::NotYet) => Some(Ok("a CA will be made at first start".to_owned())),
+        Err(error) => Some(Err(with_causes(&error))),
     }
 }
 

@@ -10,6 +10,7 @@ use super::admin::{self, Reach};
 use super::{CONFIG_HELP, ConfigArgs, Ended, out};
 use crate::config::Config;
 use crate::daemon::{self, Imported, OwnKeys};
+use crate::http::tls::{self, CaState};
 use crate::nix::SecretKey;
 
 /// A key file is one line of about 130 bytes; what is longer is another file.
@@ -23,6 +24,8 @@ pub(super) enum KeyCommand {
         name: String,
     },
     /// Print the public keys of this machine's cache: the one that signs, then those before it.
+    ///
+    /// The fingerprint of its CA, where it has one, is told on stderr.
     #[command(after_help = CONFIG_HELP)]
     Show(ConfigArgs),
     /// Make a new key for this machine's cache; the old one stays trusted.
@@ -81,6 +84,17 @@ fn show(config: &Config) -> anyhow::Result<Ended> {
     );
     for key in keys.public() {
         out::line(&key.to_string())?;
+    }
+    show_ca(config)
+}
+
+/// The fingerprint that a machine which joins shows, to be compared. On stderr: what is printed is
+/// for `trusted-public-keys`.
+fn show_ca(config: &Config) -> anyhow::Result<Ended> {
+    match tls::ca_state(&config.state_dir).context("read the CA of this cache")? {
+        CaState::There(ca) => out::note(&format!("CA of this cache, SHA-256: {ca}")),
+        CaState::Gone => out::note("the CA of this cache is gone: restore it from its backup"),
+        CaState::NotYet => {}
     }
     Ok(Ended::Well)
 }

@@ -7,12 +7,14 @@ mod check;
 mod exchange;
 mod find;
 mod forward;
+mod hook;
 mod key;
 mod log;
 mod man;
 mod out;
 mod push;
 mod serve;
+mod spool;
 mod status;
 mod token;
 
@@ -129,6 +131,15 @@ enum Command {
     /// Hand paths of this machine's Nix store to a cache, or ask what it has still to carry up.
     #[command(after_help = push::EXAMPLES)]
     Push(push::PushArgs),
+    /// Note what Nix just built, to be pushed when the cache is there.
+    #[command(after_help = hook::EXAMPLES)]
+    Hook(ConfigArgs),
+    /// What was built here and waits to be pushed.
+    #[command(after_help = spool::EXAMPLES)]
+    Spool {
+        #[command(subcommand)]
+        command: spool::SpoolCommand,
+    },
     /// Who may write to this machine's cache.
     Token {
         #[command(subcommand)]
@@ -152,7 +163,7 @@ enum Command {
 }
 
 /// Where the configuration comes from.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct ConfigArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
@@ -178,6 +189,11 @@ enum Ended {
 
 /// Runs the command of these arguments, the first of which is the program's own name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if hook::is_meant(&arguments) {
+        hook::main(&arguments);
+        return ExitCode::from(DONE);
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         Err(error) => {
@@ -206,6 +222,11 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Find(args) => find::run(&args),
         Command::Key { command } => key::run(&command),
         Command::Push(args) => push::run(&args),
+        Command::Hook(config) => {
+            hook::run(&config);
+            Ok(Ended::Well)
+        }
+        Command::Spool { command } => spool::run(&command),
         Command::Token { command } => token::run(&command),
         Command::Bucket { command } => bucket::run(&command),
         Command::Completions { shell } => man::completions(shell),

@@ -1,5 +1,7 @@
 //! `serve`: the daemon, with signals, logs and the sockets that systemd hands over.
 
+use std::net::TcpListener;
+
 use anyhow::Context;
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
@@ -16,11 +18,14 @@ const WORKER_THREADS: usize = 2;
 /// only bounds their stacks.
 const BLOCKING_THREADS_MAX: usize = 128;
 
+/// `FileDescriptorName=` of the sockets on which TLS is spoken.
+const TLS_SOCKET_NAME: &str = "https";
+
 pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
     let config = args.load()?;
     log::start()?;
     // Before the runtime: it changes the environment, which is sound on one thread only.
-    let sockets = systemd::inherited_sockets().context("take over inherited sockets")?;
+    let sockets = systemd::inherited_by_name().context("take over inherited sockets")?;
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -29,7 +34,8 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
         .build()
         .context("start the runtime")?;
     let stop = CancellationToken::new();
-    let given = Given { disk: None, sockets };
+    let (tls_sockets, sockets) = split(sockets);
+    let given = Given { disk: None, sockets, tls_sockets };
     let ended = runtime.block_on(async {
         let daemon = daemon::run(config, given, stop.clone(), drop);
         tokio::select! {
@@ -42,4 +48,14 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
     // A codec or a resolver that still runs must not hold up the end.
     runtime.shutdown_background();
     ended.map(|()| Ended::Well)
+}
+
+/// Those for TLS, which the unit names so, and the others.
+fn split(sockets: Vec<(String, TcpListener)>) -> (Vec<TcpListener>, Vec<TcpListener>) {
+    let (tls, plain): (Vec<_>, Vec<_>) =
+        sockets.into_iter().partition(|(name, _)| name == TLS_SOCKET_NAME);
+    let bare = |sockets: Vec<(String, TcpListener)>| {
+        sockets.into_iter().map(|(_, socket)| socket).collect()
+    };
+    (bare(tls), bare(plain))
 }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 
-use super::{Config, Problem, mdns, push};
+use super::{Config, Problem, mdns, push, tls};
 use crate::http;
 use crate::nix::PublicKey;
 use crate::units::ByteSize;
@@ -60,6 +60,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     }
     told.extend(push::problems(&config.push, &config.admin));
     told.extend(mdns::problems(&config.mdns));
+    told.extend(tls::problems(&config.tls));
     let mut tell = |message: String| told.push(Problem::of_the_whole(message));
     let mut urls = HashSet::new();
     for upstream in &config.upstreams {
@@ -106,7 +107,7 @@ fn of_upstream(config: &upstream::Config) -> Vec<String> {
     told
 }
 
-fn readable(path: &Path) -> Result<(), String> {
+pub(super) fn readable(path: &Path) -> Result<(), String> {
     if !path.is_absolute() {
         return Err(format!("{} is not absolute", path.display()));
     }

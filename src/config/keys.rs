@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 31] = [
+pub const KEYS: [Key; 40] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -222,6 +222,73 @@ pub const KEYS: [Key; 31] = [
          tailscale* zt* podman* lxc* vboxnet* vmnet*",
         "The network interfaces on which multicast DNS is spoken, such as \"eth0\"; with * at the \
          end for any rest. Loopback and point-to-point interfaces never are.",
+    ),
+    key(
+        "spool.path",
+        "path",
+        "/var/lib/snowberry-spool for root, else $XDG_STATE_HOME/snowberry/spool or \
+         ~/.local/state/snowberry/spool",
+        "Where builds wait until they are pushed: \"snowberry hook\" notes them there as \
+         post-build-hook of Nix, and \"snowberry forward\" or \"snowberry spool run\" pushes \
+         them. What waits is kept from Nix's garbage collector.",
+    ),
+    key(
+        "spool.exclude",
+        "list of patterns",
+        "[]",
+        "What is not pushed, by the name of the store path (which follows the hash and its \
+         hyphen): \"*\" stands for any characters, also none, \"?\" for one, and the whole name \
+         must fit. For instance [\"*-source\", \"nixos-system-*\"].",
+    ),
+    key(
+        "spool.age-max",
+        "span",
+        "\"14 d\"",
+        "What could not be pushed for so long is dropped, and the garbage collector may take it. \
+         \"snowberry spool status\" shows what was dropped.",
+    ),
+    key(
+        "spool.bytes-max",
+        "size",
+        "\"20 GiB\"",
+        "What builds that could not be pushed may take on the disk, without what they refer to. \
+         Beyond it the oldest are dropped, so that a cache that is gone does not fill its builders.",
+    ),
+    key(
+        "spool.to",
+        "URL",
+        "\"http://127.0.0.1:8501/push\", which is \"snowberry forward\"",
+        "The cache that builds are pushed to. Only over https, to this machine, or where the cache \
+         says push.plain = true is the token taken.",
+    ),
+    key(
+        "spool.token-file",
+        "path",
+        "/etc/snowberry/token if it exists, else what Nix's netrc-file has for the host",
+        "A file with the token that \"snowberry token add\" printed. It must be readable for \
+         whoever runs \"snowberry forward\" or \"snowberry spool run\", and for nobody else.",
+    ),
+    key(
+        "tls.listen",
+        "list of \"ADDRESS:PORT\"",
+        "the sockets that systemd hands over under the name \"https\", else none: no TLS",
+        "Where to listen for HTTP over TLS, such as \"[::]:443\", besides plain HTTP. HTTP/2 and \
+         HTTP/1.1 are spoken there. Over TLS tokens are taken from the whole network.",
+    ),
+    key(
+        "tls.certificate-file",
+        "path",
+        "a certificate of this cache's own CA",
+        "A PEM file with a certificate and its chain, used instead of one of the cache's own \
+         making. It is read again when it changes; one that cannot be used is told in the log, and \
+         the one before goes on. Otherwise the cache makes a CA and certificates for its names and \
+         addresses in <state-dir>/tls and renews them, and machines that join trust that CA.",
+    ),
+    key(
+        "tls.key-file",
+        "path",
+        "with certificate-file it must be given",
+        "A PEM file with the private key of certificate-file. It is read again when it changes.",
     ),
     key(
         "forward.listen",

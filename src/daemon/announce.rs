@@ -10,18 +10,20 @@ use crate::daemon::OwnKeys;
 use crate::http;
 use crate::mdns::{Announced, Announcer};
 
-/// `None` when it cannot be said: the cache serves who knows its address all the same.
+/// `plain` and `tls` are where it is asked, `tls` with the SHA-256 of the CA. `None` when it cannot
+/// be said: the cache serves who knows its address all the same.
 pub(super) fn start(
     config: &Config,
+    (plain, tls): (&[SocketAddr], Option<(u16, Option<[u8; 32]>)>),
     listening: &[SocketAddr],
     keys: &OwnKeys,
 ) -> Option<Announcer> {
-    let reachable = listening.iter().find(|address| !address.ip().to_canonical().is_loopback());
+    let reachable = plain.iter().find(|address| !address.ip().to_canonical().is_loopback());
     let announced = Announced {
         name: config.name.clone(),
-        port: reachable.or(listening.first())?.port(),
-        tls_port: None,
-        ca_sha256: None,
+        port: reachable.or(plain.first())?.port(),
+        tls_port: tls.map(|(port, _)| port),
+        ca_sha256: tls.and_then(|(_, ca)| ca),
         public_key: keys.public().first().map(ToString::to_string),
         store_dir: config.store_dir.as_str().to_owned(),
         priority: http::PRIORITY,

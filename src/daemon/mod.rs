@@ -3,6 +3,8 @@
 mod admin;
 mod announce;
 mod key;
+mod names;
+mod tls;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,7 +21,7 @@ use tracing::{error, info, warn};
 
 use crate::cache::{self, Cache};
 use crate::config::{self, Config, Sign};
-use crate::http::{self, Admin, AdminSocket, PublicKeys, Site};
+use crate::http::{self, Admin, AdminSocket, Listeners, PublicKeys, Site};
 use crate::mdns::Announcer;
 use crate::metrics::Metrics;
 use crate::nix::SecretKey;
@@ -58,6 +60,8 @@ pub struct Given {
     pub disk: Option<Arc<dyn Disk>>,
     /// Sockets that listen already: [`systemd::inherited_sockets`].
     pub sockets: Vec<std::net::TcpListener>,
+    /// Such sockets for TLS.
+    pub tls_sockets: Vec<std::net::TcpListener>,
 }
 
 /// Runs the whole daemon until `stop` is cancelled, then ends it in order. `on_listening` hears the
@@ -76,12 +80,19 @@ pub async fn run(
     key::make_state_dir(&config.state_dir)?;
     // Before anything is opened: what is wrong in the configuration ends the start with code 78.
     let upstreams = open_upstreams(&config, &metrics)?;
-    let (listeners, addresses) = listen(config.listen.as_deref(), given.sockets).await?;
+    let (plain, mut addresses) = listen(config.listen.as_deref(), given.sockets).await?;
+    let plain_port = addresses.first().map(SocketAddr::port);
+    let tls = tls::open(&config, given.tls_sockets).await?;
     let disk = given.disk.unwrap_or_else(|| folder(&config));
     let store = Store::start(config.store.clone(), disk, metrics.clone())
         .context("start the store's threads")?;
     for address in &addresses {
         info!(addr = %address, "listening");
+    }
+    let plain_addresses = addresses.clone();
+    for address in tls.iter().flat_map(|tls| &tls.addresses) {
+        info!(addr = %address, tls = true, "listening");
+        addresses.push(*address);
     }
     on_listening(addresses.clone());
     let keys = own_keys(&config, &store).await?;
@@ -95,8 +106,20 @@ pub async fn run(
     let cache = Cache::new(cache_config, store.clone(), upstreams.clone(), metrics.clone());
     let push = open_push(&config, &keys, (&store, &cache), upstreams, &metrics);
     let public_keys = PublicKeys::new(keys.public());
+    let mut keeper =
+        tls.as_ref().map(|it| tls::Keeper::new(it.identity.clone(), store.clone(), &config));
+    if let Some(keeper) = &mut keeper {
+        keeper.look().await;
+    }
+    let tls_port = |tls: &tls::Tls| tls.addresses.first().map(SocketAddr::port);
+    let shown = tls.as_ref().and_then(|tls| Some((tls.identity.clone(), tls_port(tls)?)));
+    let listeners = Listeners { plain, tls: tls.map(|tls| tls.listeners).unwrap_or_default() };
     let admin = admin::open(&config, (&push, &cache, &public_keys));
-    let announcer = announce::start(&config, &addresses, &keys);
+    let tls_said = shown.as_ref().map(|(identity, port)| (*port, identity.ca_sha256()));
+    let announcer = announce::start(&config, (&plain_addresses, tls_said), &addresses, &keys);
+    if let (Some(keeper), Some(announcer)) = (&mut keeper, &announcer) {
+        keeper.follow(announcer.name());
+    }
     let site = Site {
         cache: cache.clone(),
         push: push.clone(),
@@ -108,10 +131,12 @@ pub async fn run(
         public_keys,
         store_dir: config.store_dir,
         names: config.names,
+        tls: shown,
+        plain_port,
         allow: config.allow,
         started,
     };
-    let beside = Beside { admin, announcer };
+    let beside = Beside { admin, announcer, keeper };
     let ended = serve(listeners, Arc::new(site), push, beside, stop).await;
     within(CACHE_CLOSE_WAIT, "fills", cache.close()).await;
     within(STORE_CLOSE_WAIT, "store", store.close()).await;
@@ -277,12 +302,13 @@ async fn own_keys(config: &Config, store: &Store) -> anyhow::Result<OwnKeys> {
 struct Beside {
     admin: Option<(AdminSocket, Arc<Admin>)>,
     announcer: Option<Announcer>,
+    keeper: Option<tls::Keeper>,
 }
 
 /// Serves, pushes, watches, and returns when `stop` was cancelled and all is drained, or when a
 /// task ended that should not. Uploads may go on while clients are drained: the push side ends last.
 async fn serve(
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     site: Arc<Site>,
     push: Push,
     beside: Beside,
@@ -310,6 +336,9 @@ async fn serve(
             socket.serve(admin, stop).await;
             anyhow::Ok(())
         });
+    }
+    if let Some(keeper) = beside.keeper {
+        tasks.spawn(keeper.run(stop.clone()));
     }
     let (mut pushing, stop_pushing) = (JoinSet::new(), CancellationToken::new());
     let until = stop_pushing.clone();

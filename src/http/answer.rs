@@ -1,7 +1,6 @@
 //! One request in, one answer out: route, the right handler, the counting.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -86,11 +85,17 @@ impl Desk {
             Route::Object(object) => self.object(object, request).await,
             Route::Pushed(object) => self.pushed(object, request).await,
             Route::Healthz => (self.healthz(), Ended::Hit),
-            Route::Page => (self.page(request, ends.local).await, Ended::Hit),
+            Route::Page => (self.page(request, ends).await, Ended::Hit),
             Route::Status => {
                 (Reply::Shown(Media::Json, self.status().await.json().into()), Ended::Hit)
             }
             Route::Metrics => (self.metrics(), Ended::Hit),
+            Route::CaPem => {
+                match self.site.tls.as_ref().and_then(|(identity, _)| identity.ca_pem()) {
+                    Some(pem) => (Reply::Found(Media::Pem, pem), Ended::Hit),
+                    None => ABSENT,
+                }
+            }
             // Answered in front.
             Route::PublicKey | Route::Unknown => ABSENT,
         }
@@ -141,16 +146,27 @@ impl Desk {
         if !self.front.is_ours(request) {
             return upload.refused(Refusal::Host).await;
         }
-        let guard = auth::Guard { tokens: &self.site.tokens, plain: self.site.push_plain };
+        let (tokens, plain) = (&self.site.tokens, self.site.push_plain);
+        let guard = auth::Guard { tokens, plain, is_tls: ends.is_tls };
         if let Err(why) = auth::check(guard, request.headers(), ends.peer.ip()).await {
             return upload.refused(why).await;
         }
         upload::answer(&self.site.push, object, upload).await
     }
 
-    async fn page(&self, request: &Request<()>, local: SocketAddr) -> Reply {
+    async fn page(&self, request: &Request<()>, ends: Ends) -> Reply {
         let host = host_rule::host_of(request).unwrap_or("localhost");
-        let html = page::render(&self.status().await, &page::address(host, local));
+        let address = match (ends.is_tls, self.site.plain_port) {
+            // What people paste is read by Nix, which knows nothing of our CA.
+            (true, Some(port)) => {
+                let mut local = ends.local;
+                local.set_port(port);
+                page::address(&page::at_port(host, port), local)
+            }
+            (true, None) => format!("https://{host}"),
+            (false, _) => page::address(host, ends.local),
+        };
+        let html = page::render(&self.status().await, &address);
         Reply::Page(html.into(), self.page_policy.clone())
     }
 
@@ -204,6 +220,7 @@ const fn kind_of(route: &Route<'_>) -> Kind {
         | Route::Metrics
         | Route::Healthz
         | Route::PublicKey
+        | Route::CaPem
         | Route::Write
         | Route::Unknown => Kind::Other,
     }

@@ -17,6 +17,8 @@ pub(super) struct Guard<'a> {
     pub(super) tokens: &'a Arc<Tokens>,
     /// Whether a token is taken over plain HTTP from other machines.
     pub(super) plain: bool,
+    /// Whether it came over TLS.
+    pub(super) is_tls: bool,
 }
 
 /// Whether who asks from `peer` with these headers may write.
@@ -25,7 +27,7 @@ pub(super) async fn check(
     headers: &HeaderMap,
     peer: IpAddr,
 ) -> Result<(), Refusal> {
-    if !guard.plain && !is_this_machine(peer) {
+    if !guard.plain && !guard.is_tls && !is_this_machine(peer) {
         return Err(Refusal::Plain);
     }
     let password = password(headers);

@@ -52,6 +52,7 @@ impl Front {
             | Route::Pushed(_)
             | Route::Put(_)
             | Route::Write
+            | Route::CaPem
             | Route::Page
             | Route::Status
             | Route::Metrics

@@ -12,6 +12,7 @@ use crate::nix::StoreDir;
 use crate::push::{Push, tokens::Tokens};
 
 mod server;
+mod h2;
 mod lan;
 mod peers;
 mod stall;
@@ -33,6 +34,7 @@ mod reply;
 mod refusal;
 mod body;
 mod admin;
+pub mod tls;
 
 #[cfg(test)]
 mod tests;
@@ -44,7 +46,8 @@ pub use public_keys::PublicKeys;
 
 use answer::Desk;
 use lan::Lan;
-use server::{Limits, Server};
+use server::{Door, Limits, Server};
+use tls::Identity;
 
 /// What the server needs to know of itself; put together by the daemon.
 pub struct Site {
@@ -69,25 +72,45 @@ pub struct Site {
     pub store_dir: StoreDir,
     /// Host names besides addresses, `localhost` and `*.local` under which the page may be asked.
     pub names: Vec<String>,
+    /// Who the server is over TLS, and the port where, when TLS is spoken at all.
+    pub tls: Option<(Identity, u16)>,
+    /// The port of plain HTTP.
+    pub plain_port: Option<u16>,
     /// Address prefixes that may ask besides the LAN's own (`203.0.113.0/24`, `2001:db8::/32`).
     pub allow: Vec<String>,
     /// When the daemon started.
     pub started: Instant,
 }
 
+/// Where connections come.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// With plain HTTP.
+    pub plain: Vec<TcpListener>,
+    /// With TLS.
+    pub tls: Vec<TcpListener>,
+}
+
 /// Serves until `stop` is cancelled, then drains: no new connections, running answers get at most
 /// the drain deadline. Returns when all have ended; fails at once on an invalid `allow`.
 pub async fn serve(
-    listeners: Vec<TcpListener>,
+    listeners: Listeners,
     site: Arc<Site>,
     stop: CancellationToken,
 ) -> io::Result<()> {
     let lan = Lan::new(&site.allow)
         .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
+    let acceptor = site.tls.as_ref().map(|(identity, _)| identity.acceptor());
+    let mut doors: Vec<Door> =
+        listeners.plain.into_iter().map(|listener| Door { listener, tls: None }).collect();
+    if acceptor.is_some() {
+        let door = |listener| Door { listener, tls: acceptor.clone() };
+        doors.extend(listeners.tls.into_iter().map(door));
+    }
     let desk = Arc::new(Desk::new(site));
     let answer = move |request, ends| {
         let desk = Arc::clone(&desk);
         async move { desk.answer(request, ends).await }
     };
-    Server::new(lan, Limits::default(), answer, stop).run(listeners).await
+    Server::new(lan, Limits::default(), answer, stop).run(doors).await
 }

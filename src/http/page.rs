@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::host_rule;
 use super::status::Status;
+use crate::pinned::CaFingerprint;
 use crate::units::ByteSize;
 
 const STYLE: &str = include_str!("page/style.css");
@@ -33,6 +34,7 @@ struct Page<'a> {
     memory: Option<String>,
     waits: String,
     uptime: String,
+    ca: Option<String>,
 }
 
 /// No scripts, no pictures, no frames, no forms, nothing from elsewhere; one style, by its hash.
@@ -59,6 +61,15 @@ pub(super) fn address(host: &str, local: SocketAddr) -> String {
     }
 }
 
+/// The same host at another port.
+pub(super) fn at_port(host: &str, port: u16) -> String {
+    let bare = match host.rsplit_once(':') {
+        Some((bare, digits)) if !digits.contains(']') => bare,
+        Some(_) | None => host,
+    };
+    if port == HTTP_PORT { bare.to_owned() } else { format!("{bare}:{port}") }
+}
+
 /// The page.
 pub(super) fn render(status: &Status, address: &str) -> String {
     let page = Page {
@@ -76,8 +87,15 @@ pub(super) fn render(status: &Status, address: &str) -> String {
         memory: status.host.machine.memory_bytes.map(bytes),
         waits: waits(status),
         uptime: span(status.uptime_s),
+        ca: fingerprint(status),
     };
     page.render().expect("writing to a String cannot fail")
+}
+
+/// The fingerprint of our CA as people compare it.
+fn fingerprint(status: &Status) -> Option<String> {
+    let digits = status.tls.as_ref()?.ca_sha256.as_ref()?;
+    digits.parse().ok().map(|fingerprint: CaFingerprint| fingerprint.to_string())
 }
 
 /// What waits to be carried up, in words.
@@ -181,6 +199,7 @@ mod tests {
                 last_error: Some("<refused>".into()),
             }],
             host: HostStatus { machine: Machine::default(), disk_free_bytes: 1 << 40 },
+            tls: None,
         }
     }
 
@@ -250,6 +269,28 @@ mod tests {
         ] {
             let local = local.parse().expect("a socket address");
             assert_eq!(address(host, local), expected);
+        }
+    }
+
+    #[test]
+    fn the_ca_is_there_to_be_compared_and_fetched() {
+        let ca = CaFingerprint([7; 32]);
+        let tls = super::super::status::TlsStatus { port: 443, ca_sha256: Some(ca.to_hex()) };
+        let page = render(&Status { tls: Some(tls), ..status() }, "http://10.0.0.1");
+        assert!(page.contains(&ca.to_string()) && page.contains("href=\"/ca.pem\""), "{page}");
+        assert!(!render(&status(), "http://10.0.0.1").contains("ca.pem"));
+    }
+
+    #[test]
+    fn over_tls_the_lines_to_paste_have_the_port_of_plain_http() {
+        for (host, port, expected) in [
+            ("10.0.0.1", 80, "10.0.0.1"),
+            ("10.0.0.1:8443", 80, "10.0.0.1"),
+            ("[fd00::7]:443", 8500, "[fd00::7]:8500"),
+            ("[fd00::7]", 80, "[fd00::7]"),
+            ("snowberry.local", 8500, "snowberry.local:8500"),
+        ] {
+            assert_eq!(at_port(host, port), expected);
         }
     }
 

@@ -57,9 +57,10 @@ impl Refusal {
                  cache shows those that count, `snowberry token add NAME` makes one."
             }
             Self::Plain => {
-                "Over plain http a token is taken from the cache's own machine only. If everybody on \
-                 this network may read the token, `push.plain = true` in snowberry.toml there \
-                 allows it."
+                "Over plain http a token is taken from the cache's own machine only. Push by https \
+                 (the cache's CA is at /ca.pem), or through `snowberry forward` on this machine: \
+                 http://127.0.0.1:8501/push. If everybody on this network may read the token, \
+                 `push.plain = true` in snowberry.toml of the cache allows it."
             }
             Self::Tokens => {
                 "The tokens of this cache cannot be read: its log says why, mend that first."

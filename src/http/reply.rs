@@ -76,6 +76,8 @@ pub(super) enum Media {
     Octets,
     /// What Prometheus reads.
     OpenMetrics,
+    /// A certificate.
+    Pem,
 }
 
 impl Media {
@@ -88,6 +90,7 @@ impl Media {
             Self::Html => "text/html; charset=utf-8",
             Self::Octets => "application/octet-stream",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Pem => "application/x-pem-file",
         })
     }
 }

@@ -30,6 +30,8 @@ pub(super) enum Route<'a> {
     Healthz,
     /// `/public-key`
     PublicKey,
+    /// `/ca.pem`
+    CaPem,
     /// A PUT to anywhere else.
     Write,
     /// Nothing of ours.
@@ -95,6 +97,7 @@ fn read(path: &str) -> Option<Route<'_>> {
         "metrics" => Some(Route::Metrics),
         "healthz" => Some(Route::Healthz),
         "public-key" => Some(Route::PublicKey),
+        "ca.pem" => Some(Route::CaPem),
         _ => match path.strip_prefix("push/") {
             Some(path) => read_object(path).map(Route::Pushed),
             None => read_object(path).map(Route::Object),
@@ -164,6 +167,7 @@ fn detach<'a>(route: Route<'_>) -> Route<'a> {
         Route::Metrics => Route::Metrics,
         Route::Healthz => Route::Healthz,
         Route::PublicKey => Route::PublicKey,
+        Route::CaPem => Route::CaPem,
         Route::Write => Route::Write,
         Route::Unknown => Route::Unknown,
     }
@@ -212,6 +216,7 @@ mod tests {
         check("/metrics", &Route::Metrics);
         check("/healthz", &Route::Healthz);
         check("/public-key", &Route::PublicKey);
+        check("/ca.pem", &Route::CaPem);
     }
 
     #[test]

@@ -18,10 +18,14 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use super::body::Body;
+use super::h2::{self, Activity, Watched};
 use super::lan::Lan;
 use super::peers::{Peers, Place};
 use super::stall::Stalling;
@@ -37,6 +41,10 @@ const CONNECTIONS_A_PEER_MAX: usize = 256;
 /// How long a connection may be idle, the head of its next request included. Clients use theirs
 /// again for up to 118 s, and old ones cannot repeat an upload whose connection was closed.
 const IDLE_MAX: Duration = Duration::from_secs(150);
+
+/// How long a TLS handshake may take, two round trips and some signatures of a slow client. Nobody
+/// has asked for anything yet, and it occupies a connection's place.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
 /// How long a client may take nothing of what is sent: Nix stops reading for minutes while its
 /// disk is slow, and what it reads cannot be evicted.
@@ -66,6 +74,14 @@ pub(super) struct Ends {
     pub(super) peer: SocketAddr,
     /// Our address that was asked.
     pub(super) local: SocketAddr,
+    /// Whether nobody in between can read along.
+    pub(super) is_tls: bool,
+}
+
+/// A socket on which connections come, and who shakes hands there where TLS is spoken.
+pub(super) struct Door {
+    pub(super) listener: TcpListener,
+    pub(super) tls: Option<TlsAcceptor>,
 }
 
 /// The bounds of connections; arguments for tests.
@@ -74,6 +90,7 @@ pub(super) struct Ends {
 pub(super) struct Limits {
     pub(super) connections_max: usize,
     pub(super) connections_a_peer_max: usize,
+    pub(super) handshake_max: Duration,
     pub(super) idle_max: Duration,
     pub(super) stall_max: Duration,
     pub(super) drain_max: Duration,
@@ -84,6 +101,7 @@ impl Default for Limits {
         Self {
             connections_max: CONNECTIONS_MAX,
             connections_a_peer_max: CONNECTIONS_A_PEER_MAX,
+            handshake_max: HANDSHAKE_MAX,
             idle_max: IDLE_MAX,
             stall_max: STALL_MAX,
             drain_max: DRAIN_MAX,
@@ -97,6 +115,8 @@ pub(super) struct Server<A> {
     limits: Limits,
     permits: Arc<Semaphore>,
     peers: Arc<Peers>,
+    requests: h2::Requests,
+    request_permits: Arc<Semaphore>,
     answer: A,
     stop: CancellationToken,
 }
@@ -108,23 +128,30 @@ where
 {
     pub(super) fn new(lan: Lan, limits: Limits, answer: A, stop: CancellationToken) -> Arc<Self> {
         let permits = Arc::new(Semaphore::new(limits.connections_max));
+        let requests = h2::Requests::new(limits.stall_max);
+        let request_permits = Arc::new(Semaphore::new(h2::REQUESTS_MAX));
         let peers = Arc::default();
-        Arc::new(Self { lan, limits, permits, peers, answer, stop })
+        Arc::new(Self { lan, limits, permits, peers, requests, request_permits, answer, stop })
     }
 
     /// Serves until stopped, then drains. Returns when all connections have ended.
-    pub(super) async fn run(self: Arc<Self>, listeners: Vec<TcpListener>) -> io::Result<()> {
+    pub(super) async fn run(self: Arc<Self>, doors: Vec<Door>) -> io::Result<()> {
         let mut loops = JoinSet::new();
-        for listener in listeners {
-            loops.spawn(Arc::clone(&self).accept_loop(listener));
+        for door in doors {
+            loops.spawn(Arc::clone(&self).accept_loop(door));
         }
         while let Some(ended) = loops.join_next().await {
             ended.map_err(io::Error::other)?;
         }
+        // Their connections are gone by now, and a request ends with its connection.
+        if timeout(self.limits.drain_max, self.requests.ended()).await.is_err() {
+            warn!("requests went on after their connections, left as they are");
+        }
         Ok(())
     }
 
-    async fn accept_loop(self: Arc<Self>, listener: TcpListener) {
+    async fn accept_loop(self: Arc<Self>, door: Door) {
+        let Door { listener, tls } = door;
         let mut connections = JoinSet::new();
         let mut wait = ACCEPT_WAIT_MIN;
         loop {
@@ -149,7 +176,8 @@ where
                         debug!(%peer, "connection dropped, its peer has too many");
                         continue;
                     };
-                    connections.spawn(Arc::clone(&self).connect(stream, peer, (permit, place)));
+                    let (places, tls) = ((permit, place), tls.clone());
+                    connections.spawn(Arc::clone(&self).connect(stream, peer, tls, places));
                 }
                 // The client went away before we came.
                 Err(gone) if gone.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -195,15 +223,47 @@ where
         self: Arc<Self>,
         stream: TcpStream,
         peer: SocketAddr,
+        tls: Option<TlsAcceptor>,
         places: (OwnedSemaphorePermit, Place),
     ) {
         // Without it the last piece of an answer can wait for the client's delayed ACK.
         let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
-        match prepared {
-            Ok(local) => self.talk(stream, Ends { peer, local }).await,
-            Err(failed) => debug!(%peer, error = &failed as &dyn Error, "connection lost"),
+        match (prepared, tls) {
+            (Ok(local), None) => self.talk(stream, Ends { peer, local, is_tls: false }).await,
+            (Ok(local), Some(tls)) => {
+                if let Some(stream) = self.shake_hands(stream, &tls, peer).await {
+                    let ends = Ends { peer, local, is_tls: true };
+                    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                        Box::pin(self.talk_h2(stream, ends)).await;
+                    } else {
+                        Box::pin(self.talk(stream, ends)).await;
+                    }
+                }
+            }
+            (Err(failed), _) => debug!(%peer, error = &failed as &dyn Error, "connection lost"),
         }
         drop(places);
+    }
+
+    /// The connection with TLS on it, unless it fails, takes too long, or we stop.
+    async fn shake_hands(
+        &self,
+        stream: TcpStream,
+        tls: &TlsAcceptor,
+        peer: SocketAddr,
+    ) -> Option<Box<TlsStream<TcpStream>>> {
+        let shaken = timeout(self.limits.handshake_max, tls.accept(stream));
+        match self.stop.run_until_cancelled(shaken).await? {
+            Ok(Ok(stream)) => Some(Box::new(stream)),
+            Ok(Err(failed)) => {
+                debug!(%peer, error = &failed as &dyn Error, "no TLS came about");
+                None
+            }
+            Err(_) => {
+                debug!(%peer, "a TLS handshake took too long");
+                None
+            }
+        }
     }
 
     /// HTTP/1.1 over any stream, until the client leaves, breaks a bound, or we stop.
@@ -228,9 +288,49 @@ where
                 connection.await
             }
         };
-        if let Err(ended) = ended {
-            debug!(peer = %ends.peer, error = &ended as &dyn Error, "connection ended");
+        tell_end(ended, ends);
+    }
+
+    /// HTTP/2, likewise.
+    async fn talk_h2<S>(self: Arc<Self>, stream: S, ends: Ends)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send,
+    {
+        let Limits { idle_max, stall_max, .. } = self.limits;
+        let stream = TokioIo::new(Stalling::new(stream, stall_max));
+        let activity = Arc::<Activity>::default();
+        let (server, counted) = (Arc::clone(&self), Arc::clone(&activity));
+        let service = service_fn(move |request| {
+            let (server, mut busy) = (Arc::clone(&server), counted.begin());
+            async move {
+                let permit = Arc::clone(&server.request_permits).acquire_owned().await;
+                busy.permit = Some(permit.expect("nobody closes this semaphore"));
+                let response = (server.answer)(request, ends).await?;
+                Ok::<_, Infallible>(response.map(|body| Watched::new(body, busy)))
+            }
+        });
+        let connection = h2::builder(self.requests.clone()).serve_connection(stream, service);
+        let mut connection = pin!(connection);
+        let is_idle = tokio::select! {
+            biased;
+            ended = connection.as_mut() => return tell_end(ended, ends),
+            () = self.stop.cancelled() => false,
+            () = activity.idle_for(idle_max) => true,
+        };
+        connection.as_mut().graceful_shutdown();
+        if !is_idle {
+            return tell_end(connection.await, ends);
         }
+        // Its answers are given, but what the client never took of them may still be here.
+        if let Ok(ended) = timeout(stall_max, connection).await {
+            tell_end(ended, ends);
+        }
+    }
+}
+
+fn tell_end(ended: hyper::Result<()>, ends: Ends) {
+    if let Err(ended) = ended {
+        debug!(peer = %ends.peer, error = &ended as &dyn Error, "connection ended");
     }
 }
 

@@ -8,6 +8,7 @@ use super::Site;
 use super::figures::Totals;
 use super::machine::Machine;
 use crate::cache::{Health, HealthState, StoreState};
+use crate::pinned::CaFingerprint;
 use crate::push::{TargetState, TargetStatus};
 
 /// All that `/api/status` says. Names and units are a contract.
@@ -24,6 +25,15 @@ pub(super) struct Status {
     pub(super) queue: Queue,
     pub(super) upstreams: Vec<UpstreamStatus>,
     pub(super) host: HostStatus,
+    pub(super) tls: Option<TlsStatus>,
+}
+
+/// TLS, where it is spoken.
+#[derive(Debug, Serialize)]
+pub(super) struct TlsStatus {
+    pub(super) port: u16,
+    /// That of the CA of our own making; none with a certificate from elsewhere.
+    pub(super) ca_sha256: Option<String>,
 }
 
 /// The store's figures, and why it is not open when it is not.
@@ -136,6 +146,10 @@ impl Status {
                 .collect(),
             queue: queue(targets),
             host: HostStatus { machine, disk_free_bytes: figures.disk_free_bytes },
+            tls: site.tls.as_ref().map(|(identity, port)| TlsStatus {
+                port: *port,
+                ca_sha256: identity.ca().map(CaFingerprint::to_hex),
+            }),
         }
     }
 
@@ -341,6 +355,7 @@ mod tests {
                 last_error: None,
             }],
             host: HostStatus { machine: Machine::default(), disk_free_bytes: 3 },
+            tls: None,
         };
         let expected = concat!(
             r#"{"version":"0","name":"snowberry","local_name":null,"public_key":null,"uptime_s":1,"#,
@@ -351,7 +366,7 @@ mod tests {
             r#""targets":[]},"#,
             r#""upstreams":[{"url":"https://cache.example","state":"up","since_s":2,"#,
             r#""push":false,"last_error":null}],"host":{"temperature_c":null,"#,
-            r#""throttled":null,"memory_bytes":null,"disk_free_bytes":3}}"#,
+            r#""throttled":null,"memory_bytes":null,"disk_free_bytes":3},"tls":null}"#,
         );
         assert_eq!(String::from_utf8(status.json()).expect("UTF-8"), expected);
     }

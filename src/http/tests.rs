@@ -22,7 +22,7 @@ use super::lan::Lan;
 use super::refusal::Refusal;
 use super::reply::{Media, Reply, etag};
 use super::route::{Route, route};
-use super::server::{Ends, Limits, Server};
+use super::server::{Door, Ends, Limits, Server};
 use super::upload::Upload;
 use crate::cache::Cut;
 use crate::metrics::Counter;
@@ -47,7 +47,7 @@ impl World {
         let lan = Lan::new(&[]).expect("no prefixes");
         let server = Server::new(lan, limits, answer, stop.clone());
         let mut served = JoinSet::new();
-        served.spawn(server.run(vec![listener]));
+        served.spawn(server.run(vec![Door { listener, tls: None }]));
         Self { address, stop, served }
     }
 

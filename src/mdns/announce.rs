@@ -314,6 +314,7 @@ impl<'a> Claimant<'a> {
     async fn withdraw(&mut self) {
         if let Some(standing) = self.standing.take() {
             self.speaker.withdraw(&standing.fullname).await;
+            info!(name = %format_args!("{}.local", self.label()), "withdrawn from the house");
         }
     }
 

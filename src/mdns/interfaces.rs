@@ -26,6 +26,19 @@ const NOT_OF_THE_HOUSE: [&str; 14] = [
     "vmnet*",
 ];
 
+/// Whether an interface, by its name, is one of containers, virtual machines or VPNs.
+pub fn is_foreign(interface: &str) -> bool {
+    NOT_OF_THE_HOUSE.iter().any(|pattern| fits(pattern, interface))
+}
+
+/// Whether a name fits a pattern of the configuration.
+fn fits(pattern: &str, interface: &str) -> bool {
+    match pattern.strip_suffix(PATTERN_WILDCARD) {
+        Some(start) => interface.starts_with(start),
+        None => interface == pattern,
+    }
+}
+
 /// Own addresses that are remembered. A machine has some tens with its changing IPv6 ones; what is
 /// forgotten is the oldest, which nobody caches any more (two minutes).
 const OWN_ADDRESSES_MAX: usize = 256;
@@ -57,13 +70,9 @@ impl Selection {
     }
 
     fn is_chosen(&self, interface: &str) -> bool {
-        let fits = |pattern: &str| match pattern.strip_suffix(PATTERN_WILDCARD) {
-            Some(start) => interface.starts_with(start),
-            None => interface == pattern,
-        };
         match &self.chosen {
-            Some(chosen) => chosen.iter().any(|pattern| fits(pattern)),
-            None => !NOT_OF_THE_HOUSE.iter().any(|pattern| fits(pattern)),
+            Some(chosen) => chosen.iter().any(|pattern| fits(pattern, interface)),
+            None => !is_foreign(interface),
         }
     }
 

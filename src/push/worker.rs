@@ -30,6 +30,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// begins again.
 const STOP_WAIT: Duration = Duration::from_secs(3);
 
+/// How long the bucket may take then to forget the parts of a big NAR: with the wait before, less
+/// than the daemon gives the push side.
+const ABORT_WAIT: Duration = Duration::from_millis(1500);
+
 /// What the workers share, and how each is.
 pub(super) struct Workers {
     pub(super) limit: Limit,
@@ -160,8 +164,9 @@ impl Worker {
             }
         }
         let rest = async { while self.carries.join_next().await.is_some() {} };
-        // What did not end in time is dropped with the set.
         drop(tokio::time::timeout(STOP_WAIT, rest).await);
+        self.carries.shutdown().await;
+        drop(tokio::time::timeout(ABORT_WAIT, self.carrier.target.abort_left()).await);
     }
 
     /// Begins as many as the target's pace allows.

@@ -17,6 +17,7 @@ use super::client::Lane;
 use super::credentials::{CredentialsError, Provider};
 use super::error::{Asked, Error};
 use super::http::{self, Http};
+use super::put::Left;
 use super::s3_url::Bucket;
 use super::{Resume, answer};
 
@@ -27,12 +28,14 @@ pub(super) struct S3 {
     /// Its connections; and a narinfo's absolute URL is asked as any http cache's would be,
     /// without a signature.
     http: Http,
+    /// Multipart uploads whose sender has gone.
+    pub(super) left: Left,
 }
 
 impl S3 {
     /// `http` has the bucket's URL as its base, and no secrets.
     pub(super) fn new(bucket: Bucket, provider: Provider, http: Http) -> Self {
-        Self { bucket, provider: Arc::new(provider), http }
+        Self { bucket, provider: Arc::new(provider), http, left: Left::default() }
     }
 
     /// An object by its key.

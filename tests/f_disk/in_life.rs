@@ -48,7 +48,7 @@ impl Daemon {
         let config = config::load(None, &sets, &Surroundings::default()).unwrap();
         let switch = Switch::default();
         let disk = Arc::new(BrokenDisk::new(store, &switch));
-        let given = Given { disk: Some(disk), sockets: Vec::new() };
+        let given = Given { disk: Some(disk), sockets: Vec::new(), ..Given::default() };
         let stop = CancellationToken::new();
         let (tell, told) = oneshot::channel::<SocketAddr>();
         let mut running = JoinSet::new();

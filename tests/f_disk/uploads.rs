@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use hyper::Method;
+use snowberry::nix::StoreDir;
 use snowberry::push::tokens::Tokens;
+
+use tokio::time::timeout;
 
 use super::broken::{Call, How};
 use super::in_life::{Daemon, paths};
@@ -14,6 +18,10 @@ use super::{WELL_AFTER, fetch, why};
 
 /// How long a refused copy may take: a client that tries again takes minutes.
 const REFUSED_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long an upload may be without an answer on a disk that stands still: the waits for the index
+/// and for the writer, far below the 300 s after which Nix gives up.
+const ANSWER_LIMIT: Duration = Duration::from_mins(2);
 
 /// What builds one path.
 const EXPRESSION: &str = r#"
@@ -56,10 +64,49 @@ async fn degrade(daemon: &Daemon, paths: &[Made]) {
 }
 
 async fn put(daemon: &Daemon, token: &str, made: &Made) -> Answer {
+    put_at(daemon, token, &made.file_url(), made.file.clone().into()).await
+}
+
+async fn put_at(daemon: &Daemon, token: &str, url: &str, body: Bytes) -> Answer {
     let authorization = format!("Basic {}", STANDARD.encode(format!("any:{token}")));
     let headers = [("authorization", authorization.as_str())];
-    let url = format!("/push/{}", made.file_url());
-    daemon.client.ask(Method::PUT, &url, &headers, made.file.clone().into()).await
+    let url = format!("/push/{}", url.trim_start_matches('/'));
+    daemon.client.ask(Method::PUT, &url, &headers, body).await
+}
+
+/// NAR and narinfo as Nix puts them; the first answer that is not 200, else the last.
+async fn push(daemon: &Daemon, token: &str, made: &Made) -> Answer {
+    let nar = put(daemon, token, made).await;
+    if nar.status != 200 {
+        return nar;
+    }
+    let mut narinfo = made.narinfo();
+    narinfo.signatures.clear();
+    narinfo.url = made.file_url();
+    let text = narinfo.print(&StoreDir::default());
+    put_at(daemon, token, &made.narinfo_url(), text.into()).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_onto_a_disk_that_stands_still_is_answered_and_taken_once_it_moves() {
+    let daemon = Daemon::start(&paths("still")).await;
+    let tokens = Tokens::new(daemon.folder.path().join("state/tokens"));
+    let token = tokens.add("builder", [4; 20], 0).unwrap();
+    let made = Made::noise("uploaded-still", 100_000);
+    daemon.switch.break_it(Call::Sync, How::Stuck);
+    let answer = timeout(ANSWER_LIMIT, push(&daemon, &token, &made)).await;
+    let answer = answer.expect("an answer, of whatever kind");
+    assert!(daemon.switch.hits() > 0, "the disk never stood still");
+    assert_eq!(answer.status, 409, "{}", answer.text());
+    assert!(answer.text().contains("upload again"), "{}", answer.text());
+
+    daemon.switch.mend();
+    until("an upload that is taken", WELL_AFTER, || async {
+        (push(&daemon, &token, &made).await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(daemon.client.get(&made.narinfo_url()).await.status, 200);
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -245,3 +245,23 @@ async fn it_ends_within_seconds_though_the_target_hangs() {
     house.stop().await;
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_of_a_multipart_upload_leaves_nothing_in_the_bucket() {
+    let bucket = Bucket::start().await;
+    let mut house = House::new(&[target(&bucket.url(), "")]).await;
+    let made = Made::noise("stopped", 66 << 20);
+    house.accept(&made).await;
+    bucket.wrong("nar/", Wrong::PartsSilent);
+    house.run();
+    until("an upload in parts", LIMIT, || async { (bucket.uploads_left() == 1).then_some(()) })
+        .await;
+    let folder = house.stop().await;
+    assert_eq!(bucket.uploads_left(), 0, "its parts stay behind");
+    bucket.heal();
+    let mut house = House::on(&folder, &[target(&bucket.url(), "")], |_| {}).await;
+    assert_eq!(house.rows(0).await.len(), 1, "it is still owed");
+    house.run();
+    house.drained(0).await;
+    expect_all_there(&bucket, &[made]);
+}

@@ -91,21 +91,12 @@ impl Lab {
 
     /// The narinfo that clients see, when there is one.
     async fn narinfo(&self, made: &Made) -> Option<NarInfo> {
-        let answer = self.get(&made.narinfo_url()).await;
-        (answer.status == 200).then(|| NarInfo::parse(&answer.body, &StoreDir::default()).unwrap())
-    }
-
-    /// The cache's own public key.
-    async fn key(&self) -> snowberry::nix::PublicKey {
-        let text = self.get("/public-key").await;
-        snowberry::nix::PublicKey::parse(text.text().lines().next().unwrap()).unwrap()
+        self.snowberry.parsed_narinfo(&made.narinfo_url()).await
     }
 
     /// Whether the narinfo is signed by the cache's own key.
     async fn is_ours(&self, narinfo: &NarInfo) -> bool {
-        let key = self.key().await;
-        let fingerprint = narinfo.fingerprint(&StoreDir::default());
-        narinfo.signatures.iter().any(|signature| key.verifies(&fingerprint, signature))
+        self.snowberry.signed(narinfo).await
     }
 }
 

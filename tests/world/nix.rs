@@ -38,6 +38,7 @@ pub(crate) struct NixClient {
     release: Release,
     folder: TempDir,
     config: String,
+    home: Option<String>,
 }
 
 /// How a command ended.
@@ -67,13 +68,20 @@ impl NixClient {
             "substituters = {}\ntrusted-public-keys = {key}\nrequire-sigs = true\nmax-jobs = 0\n",
             substituters.join(" ")
         );
-        Some(Self { release, folder: TempDir::new().unwrap(), config })
+        Some(Self { release, folder: TempDir::new().unwrap(), config, home: None })
     }
 
     /// One more line of nix.conf.
     pub(crate) fn setting(mut self, line: &str) -> Self {
         self.config.push_str(line);
         self.config.push('\n');
+        self
+    }
+
+    /// `/root` is a file system of its own for each command: a tmpfs with these options.
+    pub(crate) fn home(mut self, options: &str) -> Self {
+        std::fs::create_dir_all(self.folder().join("root")).unwrap();
+        self.home = Some(options.to_owned());
         self
     }
 
@@ -93,6 +101,11 @@ impl NixClient {
     pub(crate) async fn run(&self, command: &[&str]) -> Ran {
         let mut enter = Command::new("timeout");
         enter.args(["-s", "KILL", &COMMAND_LIMIT.as_secs().to_string()]);
+        if let Some(options) = &self.home {
+            let script = "mount -t tmpfs -o \"$0\" none \"$1\"; shift; exec \"$@\"";
+            enter.args(["unshare", "--mount", "--", "/bin/sh", "-ec", script, options]);
+            enter.arg(self.folder().join("root"));
+        }
         enter.arg(parts::script("enter")).arg(self.release.name()).arg(self.folder());
         enter.args(command).env("NIX_CONFIG", &self.config);
         enter.env("SNOWBERRY_TEST_CACHE", parts::cache());

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use snowberry::nix::{NarInfo, PublicKey, StoreDir};
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::{Answer, Client, until};
+use super::{Answer, Client, Machine, until};
 
 /// From the start of the process to the `listening` line.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -60,6 +61,12 @@ impl Settings {
     pub(crate) fn environment(mut self, key: &str, value: &str) -> Self {
         self.environment.push((key.to_owned(), value.to_owned()));
         self
+    }
+
+    /// Runs it on this machine, where it listens on port 80 of every address.
+    pub(crate) fn on(mut self, machine: &Machine) -> Self {
+        self.space = Some(machine.space().to_owned());
+        self.set(r#"listen=["[::]:80"]"#)
     }
 
     /// Starts it with a state folder of its own.
@@ -134,6 +141,25 @@ impl Snowberry {
 
     pub(crate) async fn narinfo(&self, store_path_hash: &str) -> Answer {
         self.client().get(&format!("/{store_path_hash}.narinfo")).await
+    }
+
+    /// The narinfo that clients see at this path, when there is one.
+    pub(crate) async fn parsed_narinfo(&self, path: &str) -> Option<NarInfo> {
+        let answer = self.client().get(path).await;
+        (answer.status == 200).then(|| NarInfo::parse(&answer.body, &StoreDir::default()).unwrap())
+    }
+
+    /// The cache's own public key, the one that signs.
+    pub(crate) async fn key(&self) -> PublicKey {
+        let text = self.client().get("/public-key").await;
+        PublicKey::parse(text.text().lines().next().unwrap()).unwrap()
+    }
+
+    /// Whether the narinfo is signed by the cache's own key.
+    pub(crate) async fn signed(&self, narinfo: &NarInfo) -> bool {
+        let key = self.key().await;
+        let fingerprint = narinfo.fingerprint(&StoreDir::default());
+        narinfo.signatures.iter().any(|signature| key.verifies(&fingerprint, signature))
     }
 
     /// `GET /api/status`.

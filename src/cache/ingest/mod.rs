@@ -150,7 +150,8 @@ pub(crate) enum Error {
 pub(crate) struct Pipe {
     /// Where the file goes in.
     pub(crate) feed: mpsc::Sender<Feed>,
-    /// Where the zstd stream comes out, but for its tail.
+    /// Where the zstd stream comes out, but for its tail. It ends when the ingest does, never
+    /// before.
     pub(crate) out: mpsc::Receiver<Bytes>,
     /// How it ended, once `out` has.
     pub(crate) done: JoinHandle<Result<Ingested, Error>>,

@@ -25,7 +25,9 @@ pub(super) fn run(
     if plan.sums_source && plan.form != Form::Kept && !is_raw {
         feed.begin_sum();
     }
-    let outlet = Outlet::new(sink);
+    // `out` ends with the ingest: brotli's last block comes before the end of the file is told, and
+    // whoever saw `out` end would wait for a result that waits for them.
+    let outlet = Outlet::new(sink.clone());
     let (mut copy, encoder) = match plan.form {
         Form::Kept => (Some(outlet), None),
         Form::Recompressed { level } => (None, Some(Encoder::new(level, plan.nar_len, outlet)?)),
@@ -51,6 +53,7 @@ pub(super) fn run(
         None => Some(file_hash),
         summed @ Some(_) => summed,
     };
+    drop(sink);
     Ok(Ingested {
         source_hash,
         nar_hash: seen.nar_hash,

@@ -367,3 +367,26 @@ async fn an_upload_is_summed_as_it_came() {
         assert_eq!(sum.as_bytes(), Sha256::digest(&file).as_slice(), "{label:?}");
     }
 }
+
+/// How long nothing is waited for: an ingest that ends too early does so within a millisecond.
+const QUIET: std::time::Duration = std::time::Duration::from_millis(300);
+
+#[tokio::test]
+async fn what_comes_out_ends_with_the_ingest_and_not_with_the_last_codec_block() {
+    // A brotli stream says itself that it is over, so all is decoded before the file is.
+    let nar = nar(1_000);
+    let file = pack(Compression::Br, &nar);
+    let codec = sniff(Compression::Br, &file[..SNIFF_LEN]).expect("a known codec");
+    let nar_len = NarLen::AtMost(1 << 20);
+    let plan = Plan { codec, form: ANEW, nar_len, sums_source: true };
+    let Pipe { feed, mut out, done } = Ingest::new(TaskTracker::new()).start(plan);
+    feed.send(Feed::Bytes(Bytes::from(file.clone()))).await.unwrap();
+    let all_out = async { while out.recv().await.is_some() {} };
+    tokio::pin!(all_out);
+    let early = tokio::time::timeout(QUIET, &mut all_out).await;
+    assert!(early.is_err(), "it says that it has ended, and waits for the end of the file");
+    feed.send(Feed::End).await.unwrap();
+    all_out.await;
+    let ingested = done.await.unwrap().unwrap();
+    assert_eq!(ingested.source_hash.unwrap().as_bytes(), Sha256::digest(&file).as_slice());
+}

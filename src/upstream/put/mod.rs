@@ -26,6 +26,7 @@ use crate::nix::FileHash;
 
 pub(super) use call::{Call, not_taken};
 use folder::Written;
+pub(super) use multipart::Left;
 pub(super) use send::{Answer, PACE, Pace, Pipe, Sent};
 pub use setback::Setback;
 
@@ -149,6 +150,15 @@ impl Upstream {
                 folder.put(&Written { key: object.key, sent, sha256 }, pace, &asked).await
             }
             Kind::Http(_) => Err(self.no_target()),
+        }
+    }
+
+    /// Aborts the multipart uploads whose [`Self::put`] was dropped in the middle, so that no parts
+    /// stay behind in the bucket.
+    pub async fn abort_left(&self) {
+        match &self.inner.kind {
+            Kind::S3(s3) => s3.abort_left(&self.inner.puts.pace).await,
+            Kind::Folder(_) | Kind::Http(_) => {}
         }
     }
 

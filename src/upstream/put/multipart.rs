@@ -1,7 +1,8 @@
 //! Objects too long for one request: in parts, each digested and then sent, none held in memory.
-//! An upload that comes to nothing is aborted.
+//! An upload that comes to nothing is aborted, also when whoever sent it has gone.
 
 use std::fmt::Write as _;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use hyper::{Method, header};
@@ -24,6 +25,9 @@ const TRIES_MAX: u32 = 3;
 
 /// Longest `ETag` of a part; S3's have 34 characters.
 const ETAG_LEN_MAX: usize = 256;
+
+/// Uploads without an owner that are remembered; there are never as many under way.
+const LEFT_MAX: usize = 16;
 
 /// What is escaped in a query's value, which is signed as it stands.
 const QUERY_ESCAPES: &AsciiSet =
@@ -86,6 +90,7 @@ impl S3 {
         pace: &Pace,
         asked: &Asked,
     ) -> Result<(), Error> {
+        self.abort_left(pace).await;
         let call = Call {
             content_type: Some(object.content_type),
             ..Call::bare(Method::POST, object.key, "uploads=")
@@ -97,20 +102,82 @@ impl S3 {
             return Err(call::not_taken(&begun, asked));
         }
         let id = utf8_percent_encode(id, QUERY_ESCAPES).to_string();
-        let upload = Upload { s3: self, id, object };
-        let ended = upload.carry(pace, asked).await;
+        let begun = Begun { key: object.key.to_owned(), id, asked: asked.clone() };
+        let owned = Owned { begun: Some(begun.clone()), left: self.left.clone() };
+        let ended = Upload { s3: self, id: &begun.id, object }.carry(pace, asked).await;
         if ended.is_err() {
-            upload.abort(pace, asked).await;
+            self.abort(&begun, pace).await;
         }
+        owned.ended();
         ended
+    }
+
+    /// Aborts the uploads whose sender was dropped in the middle.
+    pub(super) async fn abort_left(&self, pace: &Pace) {
+        for begun in self.left.take() {
+            self.abort(&begun, pace).await;
+        }
+    }
+
+    /// Tells the server to forget the parts; it does so by itself some day.
+    async fn abort(&self, begun: &Begun, pace: &Pace) {
+        let Begun { key, id, asked } = begun;
+        let query = format!("uploadId={id}");
+        match self.done(&Call::bare(Method::DELETE, key, &query), pace, asked).await {
+            Ok(_) | Err(Error::NotTaken { status: 404, .. }) => {}
+            Err(error) => {
+                tracing::warn!(%asked, error = error.chain(), "upload not aborted, parts stay behind");
+            }
+        }
     }
 }
 
-/// A multipart upload that was begun.
+/// A multipart upload as its server knows it.
+#[derive(Debug, Clone)]
+struct Begun {
+    key: String,
+    /// Escaped for a query.
+    id: String,
+    asked: Asked,
+}
+
+/// Uploads whose sender was dropped before they ended. A cheap clone.
+#[derive(Debug, Clone, Default)]
+pub(in crate::upstream) struct Left(Arc<Mutex<Vec<Begun>>>);
+
+impl Left {
+    fn take(&self) -> Vec<Begun> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// An upload with a sender; dropped before its end, it is left for whoever aborts.
+struct Owned {
+    begun: Option<Begun>,
+    left: Left,
+}
+
+impl Owned {
+    fn ended(mut self) {
+        self.begun = None;
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        let Some(begun) = self.begun.take() else { return };
+        let mut left = self.left.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if left.len() < LEFT_MAX {
+            left.push(begun);
+        }
+    }
+}
+
+/// What a multipart upload sends.
 struct Upload<'a> {
     s3: &'a S3,
     /// Escaped for a query.
-    id: String,
+    id: &'a str,
     object: &'a Object<'a>,
 }
 
@@ -204,18 +271,6 @@ impl Upload<'_> {
             return Ok(());
         }
         Err(Error::NotTaken { asked: asked.clone(), status, code: code.into() })
-    }
-
-    /// Tells the server to forget the parts; it does so by itself some day.
-    async fn abort(&self, pace: &Pace, asked: &Asked) {
-        let query = format!("uploadId={}", self.id);
-        let call = Call::bare(Method::DELETE, self.object.key, &query);
-        match self.s3.done(&call, pace, asked).await {
-            Ok(_) | Err(Error::NotTaken { status: 404, .. }) => {}
-            Err(error) => {
-                tracing::warn!(%asked, error = error.chain(), "upload not aborted, parts stay behind");
-            }
-        }
     }
 }
 

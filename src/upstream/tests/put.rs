@@ -176,6 +176,24 @@ async fn an_upload_that_comes_to_nothing_is_aborted() {
 }
 
 #[tokio::test]
+async fn an_upload_whose_sender_has_gone_can_be_aborted() {
+    let bucket = Bucket::failing(Fault::Silent, 1, part("2")).await;
+    let target = target(&bucket, QUICK);
+    let second = format!("PUT {KEY}?partNumber=2");
+    tokio::select! {
+        ended = put_from(&target, WELL, 65 * MIB) => panic!("{ended:?}"),
+        () = async { while !bucket.requests().contains(&second) { tokio::task::yield_now().await } } => {}
+    }
+    bucket.held(|held| assert_eq!(held.uploads.len(), 1));
+    target.abort_left().await;
+    bucket.held(|held| assert!(held.uploads.is_empty()));
+    // Only what was left: another put is whole, and nothing of it is aborted.
+    put_from(&target, WELL, 65 * MIB).await.unwrap();
+    target.abort_left().await;
+    is_whole(&bucket, 65 * MIB);
+}
+
+#[tokio::test]
 async fn an_error_inside_a_200_is_one() {
     let bucket = Bucket::failing(Fault::ErrorInside("InternalError"), 1, completes).await;
     put(&bucket, 65 * MIB).await.unwrap();

@@ -1,0 +1,88 @@
+//! The names and addresses under which the machines of the house know this one.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use if_addrs::Interface;
+
+use crate::http::tls::Names;
+use crate::mdns::is_foreign;
+
+/// Where Linux says what the machine is called.
+const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
+
+/// Addresses in a certificate at most: a host with more has most of them on networks of its own.
+const ADDRESSES_MAX: usize = 64;
+
+/// The names of a cache: the label that it has on the network now, the one of its configuration,
+/// the host's own, and what else it is configured to be.
+pub(super) fn of_cache(label: &str, configured: &str, more: &[String]) -> Names {
+    let host_name = std::fs::read_to_string(HOST_NAME_FILE).unwrap_or_default();
+    let mut names = Names::default();
+    for name in [label, configured, host_name.trim()] {
+        let first = name.split('.').next().unwrap_or_default();
+        names.hosts.extend([host(&format!("{first}.local")), host(name)].into_iter().flatten());
+    }
+    names.hosts.extend(host("localhost"));
+    names.hosts.extend(more.iter().filter_map(|name| host(name)));
+    let own = if_addrs::get_if_addrs().unwrap_or_default();
+    let addresses = own.iter().filter(|it| !is_foreign(&it.name)).map(Interface::ip);
+    names.addresses.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]);
+    names.addresses.extend(addresses.filter(|it| is_asked(*it)).take(ADDRESSES_MAX));
+    names
+}
+
+/// A host name as certificates have it; nothing where it is none.
+fn host(name: &str) -> Option<String> {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let is_label = |label: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        !label.is_empty()
+            && label.chars().all(fits)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    (name.split('.').all(is_label) && name.parse::<IpAddr>().is_err()).then_some(name)
+}
+
+/// A link-local address of IPv6 means nothing without its interface, which no URL of Nix names.
+fn is_asked(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => !v4.is_unspecified(),
+        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_unicast_link_local(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_known_by_label_name_host_and_loopback() {
+        let names = of_cache("snowberry-2", "snowberry", &["Cache.Example.org.".to_owned()]);
+        for host in ["snowberry-2.local", "snowberry.local", "localhost", "cache.example.org"] {
+            assert!(names.hosts.contains(host), "{host} is not in {names:?}");
+        }
+        for address in ["127.0.0.1", "::1"] {
+            assert!(names.addresses.contains(&address.parse().unwrap()), "{names:?}");
+        }
+        assert!(!names.hosts.iter().any(String::is_empty));
+    }
+
+    #[test]
+    fn what_is_no_host_name_is_left_out() {
+        for name in ["", ".", "a..b", "a b", "-a", "a-", "192.168.1.7", "a_b", "*.local"] {
+            assert_eq!(host(name), None, "{name}");
+        }
+        assert_eq!(host("Pi.LAN.").as_deref(), Some("pi.lan"));
+    }
+
+    #[test]
+    fn containers_and_tunnels_are_not_the_house() {
+        for name in ["docker0", "veth1a2b", "br-12ab", "wg0", "tailscale0", "zt7"] {
+            assert!(is_foreign(name), "{name}");
+        }
+        for name in ["eth0", "end0", "wlan0", "br0", "enp1s0", "lo"] {
+            assert!(!is_foreign(name), "{name}");
+        }
+    }
+}

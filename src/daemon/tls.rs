@@ -1,0 +1,139 @@
+//! The TLS side of the daemon: its sockets, its identity, and the task that keeps the certificate
+//! right.
+
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::names;
+use crate::config::Config;
+use crate::http::tls::{Change, Error, Identity};
+use crate::store::{self, Store};
+
+/// How often names, addresses and the end of the certificate are looked at, and files of the
+/// configuration for a change: a new address serves https ten seconds later at most. A look
+/// costs microseconds and reads no disk (files are in the page cache).
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Where TLS is spoken, and by whom.
+pub(super) struct Tls {
+    pub(super) listeners: Vec<TcpListener>,
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) identity: Identity,
+}
+
+/// The sockets that were handed over and the configured ones; `None` without any: no TLS.
+pub(super) async fn open(
+    config: &Config,
+    handed: Vec<std::net::TcpListener>,
+) -> anyhow::Result<Option<Tls>> {
+    if config.tls.listen.is_empty() && handed.is_empty() {
+        return Ok(None);
+    }
+    let (listeners, addresses) = super::listen(Some(&config.tls.listen), handed).await?;
+    let identity = match &config.tls.files {
+        Some(files) => Identity::of_files(&files.certificate, &files.key),
+        None => Identity::own(&config.state_dir),
+    };
+    Ok(Some(Tls { listeners, addresses, identity }))
+}
+
+/// Looks after the certificate: at once, then again and again, and when the cache gets another
+/// label on the network.
+pub(super) struct Keeper {
+    identity: Identity,
+    store: Store,
+    name: String,
+    names: Vec<String>,
+    /// The label that the cache has on the network, when somebody gives it one.
+    label: Option<watch::Receiver<String>>,
+    told: Option<String>,
+}
+
+impl Keeper {
+    pub(super) fn new(identity: Identity, store: Store, config: &Config) -> Self {
+        let (name, names) = (config.name.clone(), config.names.clone());
+        Self { identity, store, name, names, label: None, told: None }
+    }
+
+    /// From now on the certificate has this label too, whatever it becomes.
+    pub(super) fn follow(&mut self, label: watch::Receiver<String>) {
+        self.label = Some(label);
+    }
+
+    /// One look. Whatever is wrong is told and no reason to end: plain HTTP goes on.
+    pub(super) async fn look(&mut self) {
+        let label = self.label.as_mut().map(|label| label.borrow_and_update().clone());
+        let label = label.unwrap_or_else(|| self.name.clone());
+        let (identity, name, more) = (self.identity.clone(), self.name.clone(), self.names.clone());
+        let may_make_ca = matches!(self.store.state(), store::State::Open);
+        let looked = tokio::task::spawn_blocking(move || {
+            let names = names::of_cache(&label, &name, &more);
+            identity.refresh(&names, may_make_ca, SystemTime::now())
+        });
+        match looked.await.context("look at the certificate").map_err(|error| format!("{error:#}"))
+        {
+            Ok(Ok(change)) => self.tell_change(change),
+            Ok(Err(Error::NotNow)) => self.tell_trouble("no CA while the store is not open"),
+            Ok(Err(failed)) => {
+                let mut text = failed.to_string();
+                let mut cause = failed.source();
+                while let Some(source) = cause {
+                    text = format!("{text}: {source}");
+                    cause = source.source();
+                }
+                self.tell_trouble(&text);
+            }
+            Err(panicked) => self.tell_trouble(&panicked),
+        }
+    }
+
+    /// Until stopped.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        ticks.tick().await;
+        loop {
+            let label = self.label.as_mut();
+            let changed = async {
+                match label {
+                    Some(label) => label.changed().await.is_ok(),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                _ = ticks.tick() => {}
+                is_there = changed => if !is_there {
+                    self.label = None;
+                    continue;
+                },
+            }
+            self.look().await;
+        }
+    }
+
+    fn tell_change(&mut self, change: Change) {
+        let ca = self.identity.ca().map(|ca| ca.to_string()).unwrap_or_default();
+        match change {
+            Change::None => return,
+            Change::Loaded => info!(ca, "certificate loaded"),
+            Change::Made => info!(ca, "certificate made"),
+        }
+        self.told = None;
+    }
+
+    /// Once, and again only when it is another one.
+    fn tell_trouble(&mut self, trouble: &str) {
+        if self.told.as_deref() != Some(trouble) {
+            error!(error = trouble, "the certificate of this cache cannot be renewed or read");
+            self.told = Some(trouble.to_owned());
+        }
+    }
+}
