@@ -10,6 +10,7 @@ use crate::forward::joined::{SYSTEM_JOINED_FILE, USER_JOINED_FILE};
 use crate::forward::{Config, Fixed};
 use crate::mdns;
 use crate::nix::StoreDir;
+use crate::spool;
 
 /// The `[forward]` table as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -27,7 +28,7 @@ impl ForwardTable {
     pub(super) fn freeze(
         self,
         store_dir: StoreDir,
-        mdns: mdns::Config,
+        (mdns, spool): (mdns::Config, spool::Config),
         surroundings: &Surroundings,
         problems: &mut Vec<Problem>,
     ) -> Config {
@@ -52,7 +53,7 @@ impl ForwardTable {
         }
         let joined_file = self.joined_file.unwrap_or_else(|| default_joined_file(surroundings));
         let (listen, ca_file, plain) = (self.listen, self.ca_file, self.plain);
-        Config { listen, cache, ca_file, plain, joined_file, store_dir, mdns }
+        Config { listen, cache, ca_file, plain, joined_file, store_dir, mdns, spool }
     }
 }
 

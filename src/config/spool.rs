@@ -18,6 +18,9 @@ const DEFAULT_TO: &str = "http://127.0.0.1:8501/push";
 /// Where the token is unless configured.
 const DEFAULT_TOKEN_FILE: &str = "/etc/snowberry/token";
 
+/// What stands in for a credential that is not there: systemd takes no empty one.
+const EMPTY_LEN: u64 = 1;
+
 /// How long a build waits at most unless configured: longer than a holiday of the cache's owner.
 const DEFAULT_AGE_MAX: Span = Span(std::time::Duration::from_hours(14 * 24));
 
@@ -68,7 +71,7 @@ impl SpoolTable {
         };
         let path = self.path.unwrap_or_else(|| default_path(surroundings));
         let needs_token_file = self.token_file.is_some();
-        let token_file = self.token_file.unwrap_or_else(|| DEFAULT_TOKEN_FILE.into());
+        let token_file = self.token_file.unwrap_or_else(|| default_token_file(surroundings));
         for (key, path) in [("path", &path), ("token-file", &token_file)] {
             if !path.is_absolute() {
                 tell(format!("spool.{key}: {} is not absolute", path.display()));
@@ -98,6 +101,13 @@ fn default_path(surroundings: &Surroundings) -> PathBuf {
     own.map_or_else(|| SYSTEM_SPOOL.into(), |home| home.join("snowberry/spool"))
 }
 
+/// Where the token is for whoever is not root: the unit hands it over, or an empty line for none.
+fn default_token_file(surroundings: &Surroundings) -> PathBuf {
+    let handed = surroundings.credentials_directory.as_deref().map(|folder| folder.join("token"));
+    let is_some = |file: &PathBuf| file.metadata().is_ok_and(|it| it.len() > EMPTY_LEN);
+    handed.filter(is_some).unwrap_or_else(|| DEFAULT_TOKEN_FILE.into())
+}
+
 /// What Nix itself does: `/nix/var/nix` beside `/nix/store`.
 fn nix_state_dir(store_dir: &StoreDir, surroundings: &Surroundings) -> PathBuf {
     let beside =
@@ -108,6 +118,22 @@ fn nix_state_dir(store_dir: &StoreDir, surroundings: &Surroundings) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_that_systemd_hands_over_is_used_unless_it_is_an_empty_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let surroundings = Surroundings {
+            credentials_directory: Some(folder.path().into()),
+            home: Some("/ada".into()),
+            ..Surroundings::default()
+        };
+        let token_file = || frozen(SpoolTable::default(), &surroundings).0.token_file;
+        assert_eq!(token_file(), Path::new(DEFAULT_TOKEN_FILE));
+        std::fs::write(folder.path().join("token"), "\n").unwrap();
+        assert_eq!(token_file(), Path::new(DEFAULT_TOKEN_FILE));
+        std::fs::write(folder.path().join("token"), "snow_x\n").unwrap();
+        assert_eq!(token_file(), folder.path().join("token"));
+    }
 
     fn frozen(table: SpoolTable, surroundings: &Surroundings) -> (Config, Vec<Problem>) {
         let mut told = Vec::new();

@@ -23,6 +23,8 @@ pub(super) struct Hub {
     known: Mutex<Known>,
     /// Counts what changed, for those who wait.
     changes: watch::Sender<u64>,
+    /// Whether any cache is here.
+    there: watch::Sender<bool>,
     /// Wakes the scout, who has something to do.
     pub(super) wake: Notify,
     store_dir: StoreDir,
@@ -53,6 +55,7 @@ impl Hub {
         Self {
             known: Mutex::new(known),
             changes: watch::Sender::new(0),
+            there: watch::Sender::new(false),
             wake: Notify::new(),
             store_dir,
         }
@@ -62,7 +65,14 @@ impl Hub {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether any cache is here, now and from now on.
+    pub(super) fn there(&self) -> watch::Receiver<bool> {
+        self.there.subscribe()
+    }
+
     fn changed(&self) {
+        let is_there = self.known().reach.is_any_here();
+        self.there.send_if_modified(|there| std::mem::replace(there, is_there) != is_there);
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
         self.wake.notify_one();
     }
@@ -108,10 +118,10 @@ impl Hub {
         self.changed();
     }
 
-    /// An address or a link of this machine is another. Connections that are in use go on; the next
-    /// questions go over new ones.
-    pub(super) fn links_changed(&self) {
-        self.known().reach.links_changed();
+    /// Looks for every cache now: an address or a link of this machine is another, or builds wait.
+    /// Connections that are in use go on; the next questions go over new ones.
+    pub(super) fn look(&self) {
+        self.known().reach.look_again();
         self.changed();
     }
 
@@ -120,7 +130,7 @@ impl Hub {
         let mut known = self.known();
         known.tls = tls;
         known.lines.clear();
-        known.reach.links_changed();
+        known.reach.look_again();
         drop(known);
         self.changed();
     }

@@ -2,6 +2,7 @@
 //! house, and answers "not here" at once where there is none. Keeps nothing on a disk; knows
 //! neither store nor cache.
 
+mod drain;
 mod fetch;
 mod heads;
 mod hub;
@@ -34,7 +35,7 @@ use tracing::{debug, info, warn};
 
 use crate::mdns;
 use crate::nix::StoreDir;
-use crate::systemd;
+use crate::{spool, systemd};
 
 pub use joined::{Joined, JoinedError};
 pub use place::Fixed;
@@ -65,6 +66,8 @@ pub struct Config {
     pub store_dir: StoreDir,
     /// How mDNS is spoken.
     pub mdns: mdns::Config,
+    /// Where this machine's builds wait.
+    pub spool: spool::Config,
 }
 
 /// Why there is no forwarder.
@@ -96,14 +99,16 @@ pub async fn run(
     handed: Vec<std::net::TcpListener>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let listeners = listen(config.listen.as_deref(), handed).await?;
+    let (listeners, addresses) = listen(config.listen.as_deref(), handed).await?;
     let Trust { house, tls } = Trust::read(&config);
     let ears = ears(&config);
     let hub = Arc::new(Hub::new(config.store_dir.clone(), tls, ears.browser.is_some()));
+    let spool = config.spool.clone();
     let scout = Scout::new(Arc::clone(&hub), config, house);
     let stop_behind = CancellationToken::new();
     let mut behind = JoinSet::new();
     behind.spawn(scout.run(ears, stop_behind.clone()));
+    behind.spawn(drain::run(Arc::clone(&hub), spool, addresses, stop_behind.clone()));
     if let Some(interval) = systemd::watchdog_interval() {
         behind.spawn(watchdog(interval, stop_behind.clone()));
     }
@@ -162,7 +167,7 @@ fn ears(config: &Config) -> Ears {
 async fn listen(
     configured: Option<&[SocketAddr]>,
     handed: Vec<std::net::TcpListener>,
-) -> Result<Vec<TcpListener>, Error> {
+) -> Result<(Vec<TcpListener>, Vec<SocketAddr>), Error> {
     let mut listeners = Vec::new();
     let mut addresses = Vec::new();
     for socket in handed {
@@ -186,10 +191,10 @@ async fn listen(
         addresses.push(listener.local_addr().map_err(failed)?);
         listeners.push(listener);
     }
-    for address in addresses {
+    for address in &addresses {
         info!(addr = %address, "listening");
     }
-    Ok(listeners)
+    Ok((listeners, addresses))
 }
 
 /// One request, one answer.

@@ -176,15 +176,20 @@ impl<K: Clone + Eq> Reach<K> {
         }
     }
 
-    /// An address or a link of this machine is another: every cache is probed, and those that were
-    /// away often again.
-    pub(super) fn links_changed(&mut self) {
+    /// An address or a link of this machine is another, or something else makes it worth while: every
+    /// cache is probed, and those that were away often again.
+    pub(super) fn look_again(&mut self) {
         for seen in &mut self.seen {
             seen.is_doubted = true;
             if let State::Away { pause, .. } = &mut seen.state {
                 *pause = PROBE_PAUSE_MIN;
             }
         }
+    }
+
+    /// Whether any cache is here.
+    pub(super) fn is_any_here(&self) -> bool {
+        self.seen.iter().any(|seen| seen.state == State::Here)
     }
 
     fn find(&mut self, place: &K) -> Option<&mut Seen<K>> {
@@ -373,11 +378,11 @@ mod tests {
         let (mut reach, now) = here();
         let later = now + MINUTE;
         for _ in 0..100 {
-            reach.links_changed();
+            reach.look_again();
             assert_eq!(reach.ask(&[], later), Verdict::Go("pi"), "nobody waits");
         }
         assert_eq!(reach.due(later), ["pi"]);
-        reach.links_changed();
+        reach.look_again();
         reach.probed(&"pi", true, later);
         assert_eq!(reach.due(later), [""; 0]);
         assert_eq!(reach.due(later + PROBE_GAP), ["pi"]);

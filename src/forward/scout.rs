@@ -74,7 +74,7 @@ impl Scout {
                 () = changed(&mut self.found) => self.list(),
                 () = links_changed(&mut ears.links) => {
                     debug!("links changed");
-                    self.hub.links_changed();
+                    self.hub.look();
                 }
             }
         }

@@ -117,16 +117,12 @@ fn answer_as(
 
 /// A hub that has found these caches.
 async fn hub_of(pis: &[&Pi]) -> Arc<Hub> {
-    let config = Config {
-        listen: None,
-        cache: None,
-        ca_file: None,
-        plain: true,
-        joined_file: "/nonexistent/joined.toml".into(),
-        store_dir: StoreDir::default(),
-        mdns: mdns::Config { enabled: false, interfaces: None },
+    let surroundings = crate::config::Surroundings {
+        home: Some("/nonexistent".into()),
+        ..crate::config::Surroundings::default()
     };
-    let Trust { tls, .. } = Trust::read(&config);
+    let config = crate::config::load(None, &[], &surroundings).unwrap();
+    let Trust { tls, .. } = Trust::read(&config.forward);
     let hub = Arc::new(Hub::new(StoreDir::default(), tls, false));
     hub.list(pis.iter().map(|pi| pi.place()).collect());
     for line in hub.due() {

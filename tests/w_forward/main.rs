@@ -18,6 +18,7 @@ mod world;
 
 mod answers;
 mod away;
+mod house;
 mod nars;
 mod nix;
 mod tls;

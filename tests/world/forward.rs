@@ -36,6 +36,8 @@ impl Forward {
         command.arg("forward").arg("--set").arg(r#"forward.listen=["127.0.0.1:0"]"#);
         let joined = home.path().join("joined.toml").display().to_string();
         command.arg("--set").arg(format!("forward.joined-file={joined:?}"));
+        let spool = home.path().join("spool").display().to_string();
+        command.arg("--set").arg(format!("spool.path={spool:?}"));
         for setting in settings {
             command.arg("--set").arg(setting);
         }
