@@ -8,8 +8,8 @@ use super::{ConfigArgs, Ended, log};
 use crate::config::{self, Surroundings};
 use crate::{daemon, forward, systemd};
 
-/// Name resolution, and nothing else: a cache by mDNS needs not even that.
-const BLOCKING_THREADS_MAX: usize = 2;
+/// Names that are no mDNS names, and looks at the spool: a resolver that hangs leaves two for those.
+const BLOCKING_THREADS_MAX: usize = 4;
 
 pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
     let mut surroundings = Surroundings::of_this_process();

@@ -42,8 +42,8 @@ const WRITER_QUIET_MAX: Duration = Duration::from_secs(3);
 /// Likewise.
 const WRITER_SIGN_WAIT: Duration = Duration::from_secs(3);
 
-/// All addresses of a cache together; the verdict on a cache that was never tried has no more.
-const CONNECT_WAIT: Duration = Duration::from_secs(1);
+/// All addresses of a cache together: a first packet that is lost is sent again after one second.
+const CONNECT_WAIT: Duration = Duration::from_secs(2);
 
 /// When the next address of a cache is tried beside the first: a home has a round trip of
 /// milliseconds.

@@ -102,7 +102,8 @@ pub async fn run(
     let (listeners, addresses) = listen(config.listen.as_deref(), handed).await?;
     let Trust { house, tls } = Trust::read(&config);
     let ears = ears(&config);
-    let hub = Arc::new(Hub::new(config.store_dir.clone(), tls, ears.browser.is_some()));
+    let finding = ears.browser.is_some() && house.may_find();
+    let hub = Arc::new(Hub::new(config.store_dir.clone(), tls, finding));
     let spool = config.spool.clone();
     let scout = Scout::new(Arc::clone(&hub), config, house);
     let stop_behind = CancellationToken::new();

@@ -80,6 +80,15 @@ pub(super) struct House {
 }
 
 impl House {
+    /// Whether somebody may count who announces itself: else nobody waits for announcements.
+    pub(super) fn may_find(&self) -> bool {
+        let is_local = |fixed: &Fixed| fixed.host.to_ascii_lowercase().ends_with(".local");
+        match &self.fixed {
+            Some(fixed) => is_local(fixed),
+            None => self.plain || self.joined.is_some() || !self.pins.is_empty(),
+        }
+    }
+
     /// All caches that may be asked, the best first.
     pub(super) fn places(&self, announced: &[Announced]) -> Vec<Place> {
         let known = || announced.iter().filter(|it| it.store_dir == self.store_dir);

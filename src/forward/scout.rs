@@ -16,14 +16,14 @@ use super::hub::Hub;
 use super::line::{Line, ProbeError};
 use super::links::Links;
 use super::place::{Announced, House};
-use super::reach::FIRST_WAIT;
 use super::trust::{self, Stamp, Trust};
 use crate::mdns::{self, Found};
 use crate::nix::{CacheInfo, StoreDir};
 use crate::pinned;
 
-/// How long a probe may take: as long as a question waits for it.
-const PROBE_WAIT: Duration = FIRST_WAIT;
+/// How long a probe may take: longer than any question waits for it, so that a cache that is slow at
+/// its first TLS handshake is found in the end.
+const PROBE_WAIT: Duration = Duration::from_secs(3);
 
 /// The scout sleeps no longer than this, whatever it waits for.
 const REST_MAX: Duration = Duration::from_hours(1);

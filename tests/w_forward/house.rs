@@ -114,6 +114,11 @@ async fn the_other_pi_goes_on_with_a_nar_byte_for_byte() {
             &["cache found", if address.ends_with('2') { "snowberry.local" } else { "-2.local" }];
         forward.log_line(line, LIMIT).await;
     }
+    let given = |snowberry: &Snowberry| {
+        let gives = |line: &String| line.contains("method=GET") && line.contains("/nar/");
+        snowberry.log().iter().filter(|line| gives(line)).count()
+    };
+    let before: Vec<usize> = snowberries.iter().map(given).collect();
     // A reader that rests in the middle until it is told to go on.
     let ((began, begun), (go, going)) = (mpsc::sync_channel(1), mpsc::sync_channel(1));
     let (address, path) = (forward.address, made.nar_url());
@@ -129,12 +134,11 @@ async fn the_other_pi_goes_on_with_a_nar_byte_for_byte() {
         })
     });
     tokio::task::spawn_blocking(move || begun.recv().unwrap()).await.unwrap();
-    // Whichever of them gives it stands still; who asks the other one next does not know.
-    let serving = |snowberry: &Snowberry| {
-        let gives = |line: &String| line.contains("method=GET") && line.contains("/nar/");
-        snowberry.log().iter().filter(|line| gives(line)).count()
-    };
-    let giver = usize::from(serving(&snowberries[0]) < 2);
+    // Whichever of them gives it stands still.
+    let giver = until("who gives the NAR", LIMIT, async || {
+        (0..snowberries.len()).find(|index| given(&snowberries[*index]) > before[*index])
+    })
+    .await;
     signal("STOP", snowberries[giver].pid());
     go.send(()).unwrap();
     let body = reader.await.unwrap().expect("the NAR was cut");
