@@ -50,6 +50,7 @@ Examples:
 Compare the fingerprint with what `snowberry key show` says on the cache itself.";
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(super) struct JoinArgs {
     /// The cache, by name or address; without it the one that announces itself in this network.
     #[arg(value_name = "HOST[:PORT]")]
@@ -210,7 +211,7 @@ fn write(
     let installs = args.install || units.iter().any(|unit| known.contains(unit));
     let has_token = token.is_some() || files.read(&place.token())?.is_some();
     let nix_conf = files.read(&place.nix_conf())?;
-    let hook = hook(&nix_conf, place, installs && has_token);
+    let hook = hook(nix_conf.as_deref(), place, installs && has_token);
 
     let mut also = vec![place.joined()];
     also.extend(met.tls.as_ref().map(|_| place.ca()));
@@ -260,16 +261,17 @@ fn tell(args: &JoinArgs, place: &Place, installs: bool) {
     }
     if place.is_user && args.token_file.is_some() {
         let token = place.token();
-        out::note(&format!("name the token in snowberry.toml: spool.token-file = {token:?}"));
+        let token = token.display();
+        out::note(&format!("name the token in snowberry.toml: spool.token-file = \"{token}\""));
     }
 }
 
 /// Where the hook goes, when it is wanted and nobody has another one.
-fn hook(nix_conf: &Option<Vec<u8>>, place: &Place, is_wanted: bool) -> Option<PathBuf> {
+fn hook(nix_conf: Option<&[u8]>, place: &Place, is_wanted: bool) -> Option<PathBuf> {
     if !is_wanted {
         return None;
     }
-    if nix_conf.as_deref().is_some_and(|text| nix_conf::sets(text, "post-build-hook")) {
+    if nix_conf.is_some_and(|text| nix_conf::sets(text, "post-build-hook")) {
         out::note("nix.conf has a post-build-hook, which stays: call `snowberry hook` from it");
         return None;
     }
@@ -291,16 +293,12 @@ fn joined(met: &Met, place: &Place) -> Joined {
 
 /// Where Nix asks without a forwarder. On Linux it cannot resolve `.local`.
 fn direct(met: &Met) -> String {
+    let is_mdns = met.host.strip_suffix(".local").is_some();
+    let by_address = is_mdns || met.host.parse::<IpAddr>().is_ok();
     let host = match met.addresses.first() {
-        Some(address) if met.host.ends_with(".local") || is_address(&met.host) => match address {
-            IpAddr::V4(v4) => v4.to_string(),
-            IpAddr::V6(v6) => format!("[{v6}]"),
-        },
+        Some(IpAddr::V4(v4)) if by_address => v4.to_string(),
+        Some(IpAddr::V6(v6)) if by_address => format!("[{v6}]"),
         Some(_) | None => met.host.clone(),
     };
     if met.port == 80 { format!("http://{host}") } else { format!("http://{host}:{}", met.port) }
-}
-
-fn is_address(host: &str) -> bool {
-    host.parse::<IpAddr>().is_ok()
 }

@@ -35,20 +35,17 @@ fn keys(met: &Met, trust_key: bool) -> Vec<String> {
 fn module(met: &Met, trust_key: bool, indent: &str) -> String {
     let mut lines =
         vec!["services.snowberry-forward = {".to_owned(), "  enable = true;".to_owned()];
-    match &met.tls {
-        Some(tls) => {
-            let port = if tls.port == 443 { String::new() } else { format!(":{}", tls.port) };
-            lines.push(format!("  cache = \"https://{}.local{port}\";", met.name));
-            lines.push(format!("  # SHA-256 {}", tls.ca));
-            lines.push(format!("  caFile = builtins.toFile \"{}-ca.pem\" ''", met.name));
-            let pem = String::from_utf8_lossy(&tls.ca_pem);
-            lines.extend(pem.lines().map(|line| format!("    {line}")));
-            lines.push("  '';".to_owned());
-        }
-        None => {
-            lines.push(format!("  cache = \"{}\";", plain_url(met)));
-            lines.push("  settings.forward.plain = true;".to_owned());
-        }
+    if let Some(tls) = &met.tls {
+        let port = if tls.port == 443 { String::new() } else { format!(":{}", tls.port) };
+        lines.push(format!("  cache = \"https://{}.local{port}\";", met.name));
+        lines.push(format!("  # SHA-256 {}", tls.ca));
+        lines.push(format!("  caFile = builtins.toFile \"{}-ca.pem\" ''", met.name));
+        let pem = String::from_utf8_lossy(&tls.ca_pem);
+        lines.extend(pem.lines().map(|line| format!("    {line}")));
+        lines.push("  '';".to_owned());
+    } else {
+        lines.push(format!("  cache = \"{}\";", plain_url(met)));
+        lines.push("  settings.forward.plain = true;".to_owned());
     }
     let keys = keys(met, trust_key);
     if !keys.is_empty() {
