@@ -18,6 +18,9 @@ const DEFAULT_TO: &str = "http://127.0.0.1:8501/push";
 /// Where the token is unless configured.
 const DEFAULT_TOKEN_FILE: &str = "/etc/snowberry/token";
 
+/// What stands in for a credential that is not there: systemd takes no empty one.
+const EMPTY_LEN: u64 = 1;
+
 /// How long a build waits at most unless configured: longer than a holiday of the cache's owner.
 const DEFAULT_AGE_MAX: Span = Span(std::time::Duration::from_hours(14 * 24));
 
@@ -67,12 +70,10 @@ impl SpoolTable {
             }
         };
         let path = self.path.unwrap_or_else(|| default_path(surroundings));
-        let credential = surroundings.credentials_directory.as_ref().map(|dir| dir.join("token"));
-        let credential = credential.filter(|token| token.exists());
-        let needs_token_file = self.token_file.is_some() && credential.is_none();
         // What systemd read as root for a service that is not: that one could not read the file.
-        let token_file =
-            credential.or(self.token_file).unwrap_or_else(|| DEFAULT_TOKEN_FILE.into());
+        let handed = handed_token(surroundings);
+        let needs_token_file = self.token_file.is_some() && handed.is_none();
+        let token_file = handed.or(self.token_file).unwrap_or_else(|| DEFAULT_TOKEN_FILE.into());
         for (key, path) in [("path", &path), ("token-file", &token_file)] {
             if !path.is_absolute() {
                 tell(format!("spool.{key}: {} is not absolute", path.display()));
@@ -104,6 +105,12 @@ fn default_path(surroundings: &Surroundings) -> PathBuf {
     own.map_or_else(|| SYSTEM_SPOOL.into(), |home| home.join("snowberry/spool"))
 }
 
+/// The token that the unit hands over to whoever is not root, or an empty line for none.
+fn handed_token(surroundings: &Surroundings) -> Option<PathBuf> {
+    let handed = surroundings.credentials_directory.as_deref().map(|folder| folder.join("token"));
+    handed.filter(|file| file.metadata().is_ok_and(|it| it.len() > EMPTY_LEN))
+}
+
 /// What Nix itself does: `/nix/var/nix` beside `/nix/store`.
 fn nix_state_dir(store_dir: &StoreDir, surroundings: &Surroundings) -> PathBuf {
     let beside =
@@ -114,6 +121,22 @@ fn nix_state_dir(store_dir: &StoreDir, surroundings: &Surroundings) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_that_systemd_hands_over_is_used_unless_it_is_an_empty_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let surroundings = Surroundings {
+            credentials_directory: Some(folder.path().into()),
+            home: Some("/ada".into()),
+            ..Surroundings::default()
+        };
+        let token_file = || frozen(SpoolTable::default(), &surroundings).0.token_file;
+        assert_eq!(token_file(), Path::new(DEFAULT_TOKEN_FILE));
+        std::fs::write(folder.path().join("token"), "\n").unwrap();
+        assert_eq!(token_file(), Path::new(DEFAULT_TOKEN_FILE));
+        std::fs::write(folder.path().join("token"), "snow_x\n").unwrap();
+        assert_eq!(token_file(), folder.path().join("token"));
+    }
 
     fn frozen(table: SpoolTable, surroundings: &Surroundings) -> (Config, Vec<Problem>) {
         let mut told = Vec::new();
@@ -156,7 +179,7 @@ mod tests {
         check(None, Path::new(DEFAULT_TOKEN_FILE), false);
         check(Some("/etc/t"), Path::new("/etc/t"), true);
         let credential = folder.path().join("token");
-        std::fs::write(&credential, "").unwrap();
+        std::fs::write(&credential, "snow_x\n").unwrap();
         check(None, &credential, false);
         check(Some("/etc/t"), &credential, false);
     }
