@@ -80,7 +80,7 @@ pub async fn run(
     key::make_state_dir(&config.state_dir)?;
     // Before anything is opened: what is wrong in the configuration ends the start with code 78.
     let upstreams = open_upstreams(&config, &metrics)?;
-    let (plain, mut addresses) = listen(config.listen.as_deref(), given.sockets).await?;
+    let (plain, addresses) = listen(config.listen.as_deref(), given.sockets).await?;
     let plain_port = addresses.first().map(SocketAddr::port);
     let tls = tls::open(&config, given.tls_sockets).await?;
     let disk = given.disk.unwrap_or_else(|| folder(&config));
@@ -89,12 +89,11 @@ pub async fn run(
     for address in &addresses {
         info!(addr = %address, "listening");
     }
-    let plain_addresses = addresses.clone();
     for address in tls.iter().flat_map(|tls| &tls.addresses) {
         info!(addr = %address, tls = true, "listening");
-        addresses.push(*address);
     }
-    on_listening(addresses.clone());
+    let tls_addresses = tls.as_ref().map(|tls| tls.addresses.clone()).unwrap_or_default();
+    on_listening([addresses.as_slice(), &tls_addresses].concat());
     let keys = own_keys(&config, &store).await?;
     let cache_config = cache::Config {
         compression_level: compression_level(&config),
@@ -106,20 +105,13 @@ pub async fn run(
     let cache = Cache::new(cache_config, store.clone(), upstreams.clone(), metrics.clone());
     let push = open_push(&config, &keys, (&store, &cache), upstreams, &metrics);
     let public_keys = PublicKeys::new(keys.public());
-    let mut keeper =
-        tls.as_ref().map(|it| tls::Keeper::new(it.identity.clone(), store.clone(), &config));
-    if let Some(keeper) = &mut keeper {
-        keeper.look().await;
-    }
-    let tls_port = |tls: &tls::Tls| tls.addresses.first().map(SocketAddr::port);
-    let shown = tls.as_ref().and_then(|tls| Some((tls.identity.clone(), tls_port(tls)?)));
+    let keeper = tls.as_ref().map(|tls| tls::Keeper::new(&tls.identity, &store, &config));
+    let keeper = tls::first_look(keeper).await;
+    let secured = tls.as_ref().and_then(tls::Tls::shown);
+    let announcer = announce::start(&config, (&addresses, &tls_addresses), &keys, secured.as_ref());
+    let keeper = keeper.map(|keeper| keeper.following(announcer.as_ref().map(Announcer::name)));
     let listeners = Listeners { plain, tls: tls.map(|tls| tls.listeners).unwrap_or_default() };
     let admin = admin::open(&config, (&push, &cache, &public_keys));
-    let tls_said = shown.as_ref().map(|(identity, port)| (*port, identity.ca_sha256()));
-    let announcer = announce::start(&config, (&plain_addresses, tls_said), &addresses, &keys);
-    if let (Some(keeper), Some(announcer)) = (&mut keeper, &announcer) {
-        keeper.follow(announcer.name());
-    }
     let site = Site {
         cache: cache.clone(),
         push: push.clone(),
@@ -131,7 +123,7 @@ pub async fn run(
         public_keys,
         store_dir: config.store_dir,
         names: config.names,
-        tls: shown,
+        tls: secured,
         plain_port,
         allow: config.allow,
         started,

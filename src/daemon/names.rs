@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use if_addrs::Interface;
 
 use crate::http::tls::Names;
-use crate::mdns::is_foreign;
+use crate::mdns;
 
 /// Where Linux says what the machine is called.
 const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
@@ -15,17 +15,23 @@ const ADDRESSES_MAX: usize = 64;
 
 /// The names of a cache: the label that it has on the network now, the one of its configuration,
 /// the host's own, and what else it is configured to be.
-pub(super) fn of_cache(label: &str, configured: &str, more: &[String]) -> Names {
+pub(super) fn of_cache(
+    label: Option<&str>,
+    configured: &str,
+    more: &[String],
+    chosen: &mdns::Config,
+) -> Names {
     let host_name = std::fs::read_to_string(HOST_NAME_FILE).unwrap_or_default();
     let mut names = Names::default();
-    for name in [label, configured, host_name.trim()] {
+    for name in [label.unwrap_or(configured), configured, host_name.trim()] {
         let first = name.split('.').next().unwrap_or_default();
         names.hosts.extend([host(&format!("{first}.local")), host(name)].into_iter().flatten());
     }
     names.hosts.extend(host("localhost"));
     names.hosts.extend(more.iter().filter_map(|name| host(name)));
     let own = if_addrs::get_if_addrs().unwrap_or_default();
-    let addresses = own.iter().filter(|it| !is_foreign(&it.name)).map(Interface::ip);
+    let is_asked_at = |it: &&Interface| mdns::is_of_the_house(chosen, &it.name);
+    let addresses = own.iter().filter(is_asked_at).map(Interface::ip);
     names.addresses.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]);
     names.addresses.extend(addresses.filter(|it| is_asked(*it)).take(ADDRESSES_MAX));
     names
@@ -58,7 +64,12 @@ mod tests {
 
     #[test]
     fn a_cache_is_known_by_label_name_host_and_loopback() {
-        let names = of_cache("snowberry-2", "snowberry", &["Cache.Example.org.".to_owned()]);
+        let names = of_cache(
+            Some("snowberry-2"),
+            "snowberry",
+            &["Cache.Example.org.".to_owned()],
+            &mdns::Config::default(),
+        );
         for host in ["snowberry-2.local", "snowberry.local", "localhost", "cache.example.org"] {
             assert!(names.hosts.contains(host), "{host} is not in {names:?}");
         }
@@ -74,15 +85,5 @@ mod tests {
             assert_eq!(host(name), None, "{name}");
         }
         assert_eq!(host("Pi.LAN.").as_deref(), Some("pi.lan"));
-    }
-
-    #[test]
-    fn containers_and_tunnels_are_not_the_house() {
-        for name in ["docker0", "veth1a2b", "br-12ab", "wg0", "tailscale0", "zt7"] {
-            assert!(is_foreign(name), "{name}");
-        }
-        for name in ["eth0", "end0", "wlan0", "br0", "enp1s0", "lo"] {
-            assert!(!is_foreign(name), "{name}");
-        }
     }
 }

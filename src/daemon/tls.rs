@@ -14,6 +14,7 @@ use tracing::{error, info};
 use super::names;
 use crate::config::Config;
 use crate::http::tls::{Change, Error, Identity};
+use crate::mdns;
 use crate::store::{self, Store};
 
 /// How often names, addresses and the end of the certificate are looked at, and files of the
@@ -26,6 +27,13 @@ pub(super) struct Tls {
     pub(super) listeners: Vec<TcpListener>,
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) identity: Identity,
+}
+
+impl Tls {
+    /// Who is shown, and the port where.
+    pub(super) fn shown(&self) -> Option<(Identity, u16)> {
+        Some((self.identity.clone(), self.addresses.first()?.port()))
+    }
 }
 
 /// The sockets that were handed over and the configured ones; `None` without any: no TLS.
@@ -51,30 +59,44 @@ pub(super) struct Keeper {
     store: Store,
     name: String,
     names: Vec<String>,
-    /// The label that the cache has on the network, when somebody gives it one.
+    chosen_interfaces: mdns::Config,
     label: Option<watch::Receiver<String>>,
     told: Option<String>,
 }
 
+/// The first look, which the first clients wait for.
+pub(super) async fn first_look(keeper: Option<Keeper>) -> Option<Keeper> {
+    let mut keeper = keeper?;
+    keeper.look().await;
+    Some(keeper)
+}
+
 impl Keeper {
-    pub(super) fn new(identity: Identity, store: Store, config: &Config) -> Self {
-        let (name, names) = (config.name.clone(), config.names.clone());
-        Self { identity, store, name, names, label: None, told: None }
+    pub(super) fn new(identity: &Identity, store: &Store, config: &Config) -> Self {
+        Self {
+            identity: identity.clone(),
+            store: store.clone(),
+            name: config.name.clone(),
+            names: config.names.clone(),
+            chosen_interfaces: config.mdns.clone(),
+            label: None,
+            told: None,
+        }
     }
 
-    /// From now on the certificate has this label too, whatever it becomes.
-    pub(super) fn follow(&mut self, label: watch::Receiver<String>) {
-        self.label = Some(label);
+    /// Has the label that the cache takes on the network in its certificates.
+    pub(super) fn following(self, label: Option<watch::Receiver<String>>) -> Self {
+        Self { label, ..self }
     }
 
     /// One look. Whatever is wrong is told and no reason to end: plain HTTP goes on.
     pub(super) async fn look(&mut self) {
         let label = self.label.as_mut().map(|label| label.borrow_and_update().clone());
-        let label = label.unwrap_or_else(|| self.name.clone());
         let (identity, name, more) = (self.identity.clone(), self.name.clone(), self.names.clone());
+        let chosen = self.chosen_interfaces.clone();
         let may_make_ca = matches!(self.store.state(), store::State::Open);
         let looked = tokio::task::spawn_blocking(move || {
-            let names = names::of_cache(&label, &name, &more);
+            let names = names::of_cache(label.as_deref(), &name, &more, &chosen);
             identity.refresh(&names, may_make_ca, SystemTime::now())
         });
         match looked.await.context("look at the certificate").map_err(|error| format!("{error:#}"))
@@ -99,21 +121,12 @@ impl Keeper {
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         ticks.tick().await;
+        let mut may_change = true;
         loop {
-            let label = self.label.as_mut();
-            let changed = async {
-                match label {
-                    Some(label) => label.changed().await.is_ok(),
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 _ = ticks.tick() => {}
-                is_there = changed => if !is_there {
-                    self.label = None;
-                    continue;
-                },
+                changed = change(&mut self.label), if may_change => may_change = changed,
             }
             self.look().await;
         }
@@ -135,5 +148,13 @@ impl Keeper {
             error!(error = trouble, "the certificate of this cache cannot be renewed or read");
             self.told = Some(trouble.to_owned());
         }
+    }
+}
+
+/// Waits for another label; `false` when there will be none.
+async fn change(label: &mut Option<watch::Receiver<String>>) -> bool {
+    match label {
+        Some(label) => label.changed().await.is_ok(),
+        None => false,
     }
 }

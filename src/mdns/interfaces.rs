@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Config;
+
 /// Stands at the end of a name for any rest.
 pub const PATTERN_WILDCARD: char = '*';
 
@@ -26,22 +28,17 @@ const NOT_OF_THE_HOUSE: [&str; 14] = [
     "vmnet*",
 ];
 
-/// Whether an interface, by its name, is one of containers, virtual machines or VPNs.
-pub fn is_foreign(interface: &str) -> bool {
-    NOT_OF_THE_HOUSE.iter().any(|pattern| fits(pattern, interface))
-}
-
-/// Whether a name fits a pattern of the configuration.
-fn fits(pattern: &str, interface: &str) -> bool {
-    match pattern.strip_suffix(PATTERN_WILDCARD) {
-        Some(start) => interface.starts_with(start),
-        None => interface == pattern,
-    }
-}
-
 /// Own addresses that are remembered. A machine has some tens with its changing IPv6 ones; what is
 /// forgotten is the oldest, which nobody caches any more (two minutes).
 const OWN_ADDRESSES_MAX: usize = 256;
+
+/// Whether machines of the house are behind this interface: those that the configuration names, and
+/// all that are none of containers, virtual machines or VPNs.
+pub fn is_of_the_house(config: &Config, interface: &str) -> bool {
+    let chosen = config.interfaces.is_some();
+    let is_chosen = |chosen| Selection::new(chosen, None).is_chosen(interface);
+    is_chosen(None) || chosen && is_chosen(config.interfaces.clone())
+}
 
 /// Where mDNS is spoken.
 #[derive(Debug, Clone)]
@@ -70,9 +67,13 @@ impl Selection {
     }
 
     fn is_chosen(&self, interface: &str) -> bool {
+        let fits = |pattern: &str| match pattern.strip_suffix(PATTERN_WILDCARD) {
+            Some(start) => interface.starts_with(start),
+            None => interface == pattern,
+        };
         match &self.chosen {
-            Some(chosen) => chosen.iter().any(|pattern| fits(pattern, interface)),
-            None => !is_foreign(interface),
+            Some(chosen) => chosen.iter().any(|pattern| fits(pattern)),
+            None => !NOT_OF_THE_HOUSE.iter().any(|pattern| fits(pattern)),
         }
     }
 
@@ -121,6 +122,23 @@ impl OwnAddresses {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn containers_and_tunnels_are_not_the_house_unless_they_are_named() {
+        let named = Config { interfaces: Some(vec!["wg0".to_owned()]), ..Config::default() };
+        for (name, is, is_when_named) in [
+            ("eth0", true, true),
+            ("wlan0", true, true),
+            ("lo", true, true),
+            ("br0", true, true),
+            ("docker0", false, false),
+            ("br-12ab", false, false),
+            ("wg0", false, true),
+        ] {
+            assert_eq!(is_of_the_house(&Config::default(), name), is, "{name}");
+            assert_eq!(is_of_the_house(&named, name), is_when_named, "{name}");
+        }
+    }
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()

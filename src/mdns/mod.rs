@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 pub use announce::Announcer;
 pub use browse::Browser;
-pub use interfaces::{PATTERN_WILDCARD, is_foreign};
+pub use interfaces::{PATTERN_WILDCARD, is_of_the_house};
 
 /// The type of the service, as DNS-SD writes it.
 pub const SERVICE_TYPE: &str = "_nix-cache._tcp.local.";
