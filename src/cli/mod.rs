@@ -24,7 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Config, Surroundings};
+use crate::config::{self, Config, Files, Surroundings};
 
 /// Done.
 const DONE: u8 = 0;
@@ -115,7 +115,7 @@ enum Command {
     Forward(ConfigArgs),
     /// Say what is wrong and what to do about it, without starting.
     #[command(after_help = CONFIG_HELP)]
-    Check(ConfigArgs),
+    Check(check::CheckArgs),
     /// Ask a running cache how it is.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(status::StatusArgs),
@@ -175,7 +175,12 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn load(&self) -> Result<Config, config::Error> {
-        config::load(self.config.as_deref(), &self.set, &Surroundings::of_this_process())
+        self.load_with(Files::Here)
+    }
+
+    fn load_with(&self, files: Files) -> Result<Config, config::Error> {
+        let surroundings = Surroundings { files, ..Surroundings::of_this_process() };
+        config::load(self.config.as_deref(), &self.set, &surroundings)
     }
 }
 
@@ -217,7 +222,7 @@ fn run(command: Command) -> anyhow::Result<Ended> {
     match command {
         Command::Serve(config) => serve::run(&config),
         Command::Forward(config) => forward::run(&config),
-        Command::Check(config) => check::run(&config),
+        Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Key { command } => key::run(&command),

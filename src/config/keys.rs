@@ -266,7 +266,8 @@ pub const KEYS: [Key; 40] = [
         "path",
         "/etc/snowberry/token if it exists, else what Nix's netrc-file has for the host",
         "A file with the token that \"snowberry token add\" printed. It must be readable for \
-         whoever runs \"snowberry forward\" or \"snowberry spool run\", and for nobody else.",
+         whoever runs \"snowberry forward\" or \"snowberry spool run\", and for nobody else. A \
+         systemd credential of the name token goes before it.",
     ),
     key(
         "tls.listen",

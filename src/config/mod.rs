@@ -151,8 +151,6 @@ pub struct Surroundings {
     pub state_directory: Option<String>,
     /// `$RUNTIME_DIRECTORY`, which systemd sets for `RuntimeDirectory=`.
     pub runtime_directory: Option<String>,
-    /// `$CREDENTIALS_DIRECTORY`, where systemd puts what `LoadCredential=` names.
-    pub credentials_directory: Option<PathBuf>,
     /// `$XDG_CONFIG_HOME`.
     pub xdg_config_home: Option<PathBuf>,
     /// `$XDG_STATE_HOME`.
@@ -161,8 +159,22 @@ pub struct Surroundings {
     pub home: Option<PathBuf>,
     /// `$NIX_STATE_DIR`.
     pub nix_state_dir: Option<PathBuf>,
+    /// `$CREDENTIALS_DIRECTORY`, which systemd sets for `LoadCredential=`.
+    pub credentials_directory: Option<PathBuf>,
     /// Whether the process runs as root.
     pub is_root: bool,
+    /// Whether the files that the configuration names are looked for.
+    pub files: Files,
+}
+
+/// Where the files are that a configuration names: certificates, credentials.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Files {
+    /// On this machine: one that cannot be read is a mistake.
+    #[default]
+    Here,
+    /// The configuration is for another machine, or for later.
+    Elsewhere,
 }
 
 impl Surroundings {
@@ -178,13 +190,14 @@ impl Surroundings {
             default_file: Some(PathBuf::from(DEFAULT_FILE)),
             state_directory: std::env::var("STATE_DIRECTORY").ok(),
             runtime_directory: std::env::var("RUNTIME_DIRECTORY").ok(),
-            credentials_directory: folder("CREDENTIALS_DIRECTORY"),
             xdg_config_home: folder("XDG_CONFIG_HOME"),
             xdg_state_home: folder("XDG_STATE_HOME"),
             home: folder("HOME"),
             nix_state_dir: folder("NIX_STATE_DIR"),
+            credentials_directory: folder("CREDENTIALS_DIRECTORY"),
             // The owner of a process's own folder there is its effective user.
             is_root: std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
+            files: Files::Here,
         }
     }
 
@@ -300,7 +313,7 @@ fn freeze(
         forward,
     };
     if !config.state_dir.as_os_str().is_empty() {
-        problems.extend(check::problems(&config));
+        problems.extend(check::problems(&config, surroundings.files));
     }
     if problems.is_empty() { Ok(config) } else { Err(Error::Wrong(Problems(problems))) }
 }

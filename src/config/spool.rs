@@ -70,8 +70,13 @@ impl SpoolTable {
             }
         };
         let path = self.path.unwrap_or_else(|| default_path(surroundings));
-        let needs_token_file = self.token_file.is_some();
-        let token_file = self.token_file.unwrap_or_else(|| default_token_file(surroundings));
+        let credential = surroundings.credentials_directory.as_ref().map(|dir| dir.join("token"));
+        let credential =
+            credential.filter(|token| token.metadata().is_ok_and(|it| it.len() > EMPTY_LEN));
+        let needs_token_file = self.token_file.is_some() && credential.is_none();
+        // What systemd read as root for a service that is not: that one could not read the file.
+        let token_file =
+            credential.or(self.token_file).unwrap_or_else(|| DEFAULT_TOKEN_FILE.into());
         for (key, path) in [("path", &path), ("token-file", &token_file)] {
             if !path.is_absolute() {
                 tell(format!("spool.{key}: {} is not absolute", path.display()));
@@ -91,21 +96,16 @@ impl SpoolTable {
     }
 }
 
+/// The same as systemd has it for a service whose user is made for it.
+const PRIVATE_SPOOL: &str = "/var/lib/private/snowberry-spool";
+
 /// A service that is not root's own is told by systemd that the machine's spool is its.
 fn default_path(surroundings: &Surroundings) -> PathBuf {
-    let is_of_service = surroundings
-        .state_directory
-        .as_deref()
-        .is_some_and(|list| list.split(':').any(|path| path == SYSTEM_SPOOL));
+    let is_of_service = surroundings.state_directory.as_deref().is_some_and(|list| {
+        list.split(':').any(|path| [SYSTEM_SPOOL, PRIVATE_SPOOL].contains(&path))
+    });
     let own = surroundings.state_home().filter(|_| !surroundings.is_root && !is_of_service);
     own.map_or_else(|| SYSTEM_SPOOL.into(), |home| home.join("snowberry/spool"))
-}
-
-/// Where the token is for whoever is not root: the unit hands it over, or an empty line for none.
-fn default_token_file(surroundings: &Surroundings) -> PathBuf {
-    let handed = surroundings.credentials_directory.as_deref().map(|folder| folder.join("token"));
-    let is_some = |file: &PathBuf| file.metadata().is_ok_and(|it| it.len() > EMPTY_LEN);
-    handed.filter(is_some).unwrap_or_else(|| DEFAULT_TOKEN_FILE.into())
 }
 
 /// What Nix itself does: `/nix/var/nix` beside `/nix/store`.
@@ -153,11 +153,32 @@ mod tests {
         check(&ada, "/ada/.local/state/snowberry/spool");
         let elsewhere = Surroundings { xdg_state_home: Some("/x".into()), ..ada.clone() };
         check(&elsewhere, "/x/snowberry/spool");
-        let state_directory = Some(format!("/var/lib/snowberry-forward:{SYSTEM_SPOOL}"));
-        check(&Surroundings { state_directory, ..ada }, SYSTEM_SPOOL);
+        for given in [SYSTEM_SPOOL, PRIVATE_SPOOL] {
+            let state_directory = Some(format!("/var/lib/snowberry-forward:{given}"));
+            check(&Surroundings { state_directory, ..ada.clone() }, SYSTEM_SPOOL);
+        }
         let nix_state_dir = Some(PathBuf::from("/n"));
         let (config, _) = frozen(SpoolTable::default(), &Surroundings { nix_state_dir, ..root });
         assert_eq!(config.nix_state_dir, Path::new("/n"));
+    }
+
+    #[test]
+    fn a_service_has_its_token_from_systemd() {
+        let folder = tempfile::tempdir().unwrap();
+        let credentials_directory = Some(folder.path().to_path_buf());
+        let service = Surroundings { credentials_directory, ..Surroundings::default() };
+        let check = |configured: Option<&str>, file: &Path, needed: bool| {
+            let token_file = configured.map(PathBuf::from);
+            let table = SpoolTable { token_file, ..SpoolTable::default() };
+            let (config, _) = frozen(table, &service);
+            assert_eq!((config.token_file.as_path(), config.needs_token_file), (file, needed));
+        };
+        check(None, Path::new(DEFAULT_TOKEN_FILE), false);
+        check(Some("/etc/t"), Path::new("/etc/t"), true);
+        let credential = folder.path().join("token");
+        std::fs::write(&credential, "").unwrap();
+        check(None, &credential, false);
+        check(Some("/etc/t"), &credential, false);
     }
 
     #[test]

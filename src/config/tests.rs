@@ -255,6 +255,19 @@ fn what_the_types_allow_and_the_house_does_not_is_told() {
     assert_eq!(told.len(), wanted.len(), "{told:#?}");
 }
 
+#[test]
+fn a_configuration_for_another_machine_may_name_files_that_are_not_here() {
+    let set = |ca_file: &str| {
+        vec![format!(
+            "upstream=[{{url=\"https://one.example\",unsigned=true,ca-file=\"{ca_file}\"}}]"
+        )]
+    };
+    let there = Surroundings { files: Files::Elsewhere, ..surroundings() };
+    assert!(load(None, &set("/nonexistent/ca.pem"), &there).is_ok());
+    assert!(load(None, &set("/nonexistent/ca.pem"), &surroundings()).is_err());
+    assert!(load(None, &set("relative/ca.pem"), &there).is_err(), "that is wrong anywhere");
+}
+
 /// Asks a type for the names of its fields as serde reads them, and for nothing else.
 struct FieldNames<'a>(&'a mut Vec<&'static str>);
 
