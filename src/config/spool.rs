@@ -176,7 +176,7 @@ mod tests {
         check(None, Path::new(DEFAULT_TOKEN_FILE), false);
         check(Some("/etc/t"), Path::new("/etc/t"), true);
         let credential = folder.path().join("token");
-        std::fs::write(&credential, "").unwrap();
+        std::fs::write(&credential, "snow_x\n").unwrap();
         check(None, &credential, false);
         check(Some("/etc/t"), &credential, false);
     }
