@@ -33,5 +33,7 @@ pub mod spool;
 pub mod config;
 pub mod systemd;
 
+pub mod forward;
+
 pub mod daemon;
 pub mod cli;

@@ -13,13 +13,14 @@ import time
 
 import chroot
 import fixtures
+import forwarding
 import pushing
 import readers
 import rows
 import servers
 
 # In the order of the table. A group is chosen by the name of any of its rows.
-GROUPS = rows.GROUPS | pushing.GROUPS
+GROUPS = rows.GROUPS | pushing.GROUPS | forwarding.GROUPS
 
 # Above this the figures are noise: two cores that others use as well.
 LOAD_MAX = 0.7

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use clap::Args;
 
 use super::lines::Lines;
 use super::{ConfigArgs, Ended};
-use crate::config::Config;
+use crate::config::{Config, Files};
 use crate::daemon;
 use crate::http::tls::{self, CaState, Identity, Names};
 use crate::metrics::Metrics;
@@ -32,12 +33,27 @@ const CLOCK_MIN_S: u64 = 1_767_225_600;
 /// A clock beyond 2100 is wrong too: certificates do not reach that far.
 const CLOCK_MAX_S: u64 = 4_102_444_800;
 
-pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
-    let config = args.load()?;
+/// What is looked at.
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Look at the configuration alone: its keys and values, and neither the files it names nor
+    /// the network. For a configuration that is made on another machine.
+    #[arg(long)]
+    config_only: bool,
+}
+
+pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Ended> {
+    let files = if args.config_only { Files::Elsewhere } else { Files::Here };
+    let config = args.config.load_with(files)?;
     let mut lines = Lines::default();
     let file = config.file.as_deref().map(|file| file.display().to_string());
     let file = file.unwrap_or_else(|| "no file, the defaults hold".to_owned());
     lines.tell("configuration", Ok(file))?;
+    if args.config_only {
+        return Ok(Ended::Well);
+    }
     lines.tell("clock", clock(SystemTime::now()))?;
     lines.tell("state directory", state_dir(&config.state_dir))?;
     lines.tell("key", key(&config.state_dir))?;

@@ -7,6 +7,7 @@ mod check;
 mod doctor;
 mod exchange;
 mod find;
+mod forward;
 mod hook;
 mod key;
 mod lines;
@@ -25,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Config, Surroundings};
+use crate::config::{self, Config, Files, Surroundings};
 
 /// Done.
 const DONE: u8 = 0;
@@ -67,6 +68,19 @@ Ends at SIGTERM or SIGINT once running answers are given, and at once at a secon
 $SNOWBERRY_LOG is a filter of what is logged to stderr: error, warn, info (the default), debug, or
 module=level, with commas between.";
 
+const FORWARD_EXAMPLES: &str = "\
+Examples:
+  snowberry forward
+      answer at http://127.0.0.1:8501 from the cache that `snowberry join` wrote down
+  snowberry forward --set 'forward.cache=\"http://192.168.1.20\"'
+      from this one, over plain http
+  snowberry forward --set forward.plain=true
+      from whichever announces itself on this network, over plain http
+
+In nix.conf: extra-substituters = http://127.0.0.1:8501
+Away from home, or with the cache switched off, every question is answered with 404 at once, so that
+Nix goes on to its next substituter.";
+
 const STATUS_EXAMPLES: &str = "\
 Examples:
   snowberry status
@@ -98,9 +112,12 @@ enum Command {
     /// Run the cache.
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ConfigArgs),
+    /// Pass on what this machine's Nix asks to the cache of the house, and nothing while it is away.
+    #[command(after_help = FORWARD_EXAMPLES)]
+    Forward(ConfigArgs),
     /// Say what is wrong and what to do about it, without starting.
     #[command(after_help = CONFIG_HELP)]
-    Check(ConfigArgs),
+    Check(check::CheckArgs),
     /// Ask a running cache how it is.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(status::StatusArgs),
@@ -163,7 +180,12 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     fn load(&self) -> Result<Config, config::Error> {
-        config::load(self.config.as_deref(), &self.set, &Surroundings::of_this_process())
+        self.load_with(Files::Here)
+    }
+
+    fn load_with(&self, files: Files) -> Result<Config, config::Error> {
+        let surroundings = Surroundings { files, ..Surroundings::of_this_process() };
+        config::load(self.config.as_deref(), &self.set, &surroundings)
     }
 }
 
@@ -204,7 +226,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> anyhow::Result<Ended> {
     match command {
         Command::Serve(config) => serve::run(&config),
-        Command::Check(config) => check::run(&config),
+        Command::Forward(config) => forward::run(&config),
+        Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::path::Path;
 
-use super::{Config, Problem, mdns, push, tls};
+use super::{Config, Files, Problem, mdns, push, tls};
 use crate::http;
 use crate::nix::PublicKey;
 use crate::units::ByteSize;
@@ -20,7 +20,7 @@ const COMPRESSION_LEVELS: std::ops::RangeInclusive<i32> = 1..=19;
 const BUDGET_MIN: ByteSize = ByteSize(8 << 20);
 
 /// Everything that is wrong.
-pub(super) fn problems(config: &Config) -> Vec<Problem> {
+pub(super) fn problems(config: &Config, files: Files) -> Vec<Problem> {
     let mut told = Vec::new();
     let mut tell = |message: String| told.push(Problem::of_the_whole(message));
     if config.listen.as_ref().is_some_and(Vec::is_empty) {
@@ -60,7 +60,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     }
     told.extend(push::problems(&config.push, &config.admin));
     told.extend(mdns::problems(&config.mdns));
-    told.extend(tls::problems(&config.tls));
+    told.extend(tls::problems(&config.tls, files));
     let mut tell = |message: String| told.push(Problem::of_the_whole(message));
     let mut urls = HashSet::new();
     for upstream in &config.upstreams {
@@ -68,14 +68,14 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         if !urls.insert(upstream.url.as_str()) {
             tell(format!("upstream {shown}: named twice"));
         }
-        for message in of_upstream(upstream) {
+        for message in of_upstream(upstream, files) {
             tell(format!("upstream {shown}: {message}"));
         }
     }
     told
 }
 
-fn of_upstream(config: &upstream::Config) -> Vec<String> {
+fn of_upstream(config: &upstream::Config, looked_for: Files) -> Vec<String> {
     let mut told = Vec::new();
     if !["https://", "http://", "s3://", "file:///"]
         .iter()
@@ -100,16 +100,19 @@ fn of_upstream(config: &upstream::Config) -> Vec<String> {
         ("headers-file", &config.headers_file),
     ];
     for (key, path) in files {
-        if let Some(Err(error)) = path.as_deref().map(readable) {
+        if let Some(Err(error)) = path.as_deref().map(|path| readable(path, looked_for)) {
             told.push(format!("{key}: {error}"));
         }
     }
     told
 }
 
-pub(super) fn readable(path: &Path) -> Result<(), String> {
+pub(super) fn readable(path: &Path, files: Files) -> Result<(), String> {
     if !path.is_absolute() {
         return Err(format!("{} is not absolute", path.display()));
+    }
+    if files == Files::Elsewhere {
+        return Ok(());
     }
     let file = File::open(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());

@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 35] = [
+pub const KEYS: [Key; 40] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -266,7 +266,8 @@ pub const KEYS: [Key; 35] = [
         "path",
         "/etc/snowberry/token if it exists, else what Nix's netrc-file has for the host",
         "A file with the token that \"snowberry token add\" printed. It must be readable for \
-         whoever runs \"snowberry forward\" or \"snowberry spool run\", and for nobody else.",
+         whoever runs \"snowberry forward\" or \"snowberry spool run\", and for nobody else. A \
+         systemd credential of the name token goes before it.",
     ),
     key(
         "tls.listen",
@@ -289,5 +290,41 @@ pub const KEYS: [Key; 35] = [
         "path",
         "with certificate-file it must be given",
         "A PEM file with the private key of certificate-file. It is read again when it changes.",
+    ),
+    key(
+        "forward.listen",
+        "list of \"ADDRESS:PORT\"",
+        "the sockets that systemd hands over, else [\"127.0.0.1:8501\"]",
+        "Where \"snowberry forward\" answers the Nix of this machine. Loopback only.",
+    ),
+    key(
+        "forward.cache",
+        "http://HOST[:PORT] or https://HOST[:PORT]",
+        "the cache that was joined, and others of the house that mDNS finds under the same CA",
+        "The cache that is asked, and no other. A name that ends in .local is found by mDNS, any \
+         other by the system. Over https its CA must be pinned: by \"snowberry join\" or \
+         forward.ca-file.",
+    ),
+    key(
+        "forward.ca-file",
+        "path",
+        "the one that \"snowberry join\" wrote",
+        "A PEM file with the certificate authority of the cache (its /ca.pem). Nothing else is \
+         trusted over TLS.",
+    ),
+    key(
+        "forward.plain",
+        "true or false",
+        "false",
+        "Speaks plain HTTP, and with any cache that announces itself: signatures still protect \
+         what is read, but whoever is on the network sees what is asked. A token is not sent to a \
+         cache that was found this way.",
+    ),
+    key(
+        "forward.joined-file",
+        "path",
+        "/etc/snowberry/joined.toml, for a single user $XDG_CONFIG_HOME/snowberry/joined.toml",
+        "What \"snowberry join\" wrote about the cache of this house. It is read again when it \
+         changes.",
     ),
 ];

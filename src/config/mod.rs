@@ -2,6 +2,7 @@
 //! its file and line. Knows nothing of sockets or tasks.
 
 mod check;
+mod forward;
 mod keys;
 mod mdns;
 mod push;
@@ -80,6 +81,8 @@ pub struct Config {
     pub spool: crate::spool::Config,
     /// Where TLS is spoken.
     pub tls: Tls,
+    /// The client's side.
+    pub forward: crate::forward::Config,
 }
 
 /// Why there is no configuration. Exit code 78.
@@ -148,6 +151,10 @@ pub struct Surroundings {
     pub state_directory: Option<String>,
     /// `$RUNTIME_DIRECTORY`, which systemd sets for `RuntimeDirectory=`.
     pub runtime_directory: Option<String>,
+    /// `$CREDENTIALS_DIRECTORY`, where systemd puts what `LoadCredential=` names.
+    pub credentials_directory: Option<PathBuf>,
+    /// `$XDG_CONFIG_HOME`.
+    pub xdg_config_home: Option<PathBuf>,
     /// `$XDG_STATE_HOME`.
     pub xdg_state_home: Option<PathBuf>,
     /// `$HOME`.
@@ -156,6 +163,18 @@ pub struct Surroundings {
     pub nix_state_dir: Option<PathBuf>,
     /// Whether the process runs as root.
     pub is_root: bool,
+    /// Whether the files that the configuration names are looked for.
+    pub files: Files,
+}
+
+/// Where the files are that a configuration names: certificates, credentials.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Files {
+    /// On this machine: one that cannot be read is a mistake.
+    #[default]
+    Here,
+    /// The configuration is for another machine, or for later.
+    Elsewhere,
 }
 
 impl Surroundings {
@@ -171,11 +190,14 @@ impl Surroundings {
             default_file: Some(PathBuf::from(DEFAULT_FILE)),
             state_directory: std::env::var("STATE_DIRECTORY").ok(),
             runtime_directory: std::env::var("RUNTIME_DIRECTORY").ok(),
+            credentials_directory: folder("CREDENTIALS_DIRECTORY"),
+            xdg_config_home: folder("XDG_CONFIG_HOME"),
             xdg_state_home: folder("XDG_STATE_HOME"),
             home: folder("HOME"),
             nix_state_dir: folder("NIX_STATE_DIR"),
             // The owner of a process's own folder there is its effective user.
             is_root: std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0),
+            files: Files::Here,
         }
     }
 
@@ -216,6 +238,7 @@ struct Document {
     mdns: speaking::Config,
     spool: spool::SpoolTable,
     tls: tls::TlsTable,
+    forward: forward::ForwardTable,
 }
 
 /// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
@@ -270,6 +293,8 @@ fn freeze(
     let admin = document.admin.freeze(&state_dir, surroundings);
     let spool = document.spool.freeze(&store_dir, surroundings, &mut problems);
     let tls = document.tls.freeze(&mut problems);
+    let beside = (document.mdns.clone(), spool.clone());
+    let forward = document.forward.freeze(store_dir.clone(), beside, surroundings, &mut problems);
     let config = Config {
         file,
         listen: document.listen,
@@ -285,9 +310,10 @@ fn freeze(
         mdns: document.mdns,
         spool,
         tls,
+        forward,
     };
     if !config.state_dir.as_os_str().is_empty() {
-        problems.extend(check::problems(&config));
+        problems.extend(check::problems(&config, surroundings.files));
     }
     if problems.is_empty() { Ok(config) } else { Err(Error::Wrong(Problems(problems))) }
 }

@@ -188,7 +188,7 @@ fn unknown(prefix: &str, name: &str) -> String {
             .max_by(|one, other| one.0.total_cmp(&other.0))
     };
     let tables = || {
-        ["store", "upstream", "push", "admin", "spool"]
+        ["store", "upstream", "push", "admin", "mdns", "spool", "tls", "forward"]
             .into_iter()
             .map(|table| (likeness(table), table))
             .filter(|(likeness, _)| prefix.is_empty() && *likeness >= LIKENESS_MIN)

@@ -18,6 +18,9 @@ const DEFAULT_TO: &str = "http://127.0.0.1:8501/push";
 /// Where the token is unless configured.
 const DEFAULT_TOKEN_FILE: &str = "/etc/snowberry/token";
 
+/// What stands in for a credential that is not there: systemd takes no empty one.
+const EMPTY_LEN: u64 = 1;
+
 /// How long a build waits at most unless configured: longer than a holiday of the cache's owner.
 const DEFAULT_AGE_MAX: Span = Span(std::time::Duration::from_hours(14 * 24));
 
@@ -67,8 +70,10 @@ impl SpoolTable {
             }
         };
         let path = self.path.unwrap_or_else(|| default_path(surroundings));
-        let needs_token_file = self.token_file.is_some();
-        let token_file = self.token_file.unwrap_or_else(|| DEFAULT_TOKEN_FILE.into());
+        // What systemd read as root for a service that is not: that one could not read the file.
+        let handed = handed_token(surroundings);
+        let needs_token_file = self.token_file.is_some() && handed.is_none();
+        let token_file = handed.or(self.token_file).unwrap_or_else(|| DEFAULT_TOKEN_FILE.into());
         for (key, path) in [("path", &path), ("token-file", &token_file)] {
             if !path.is_absolute() {
                 tell(format!("spool.{key}: {} is not absolute", path.display()));
@@ -88,14 +93,22 @@ impl SpoolTable {
     }
 }
 
+/// The same as systemd has it for a service whose user is made for it.
+const PRIVATE_SPOOL: &str = "/var/lib/private/snowberry-spool";
+
 /// A service that is not root's own is told by systemd that the machine's spool is its.
 fn default_path(surroundings: &Surroundings) -> PathBuf {
-    let is_of_service = surroundings
-        .state_directory
-        .as_deref()
-        .is_some_and(|list| list.split(':').any(|path| path == SYSTEM_SPOOL));
+    let is_of_service = surroundings.state_directory.as_deref().is_some_and(|list| {
+        list.split(':').any(|path| [SYSTEM_SPOOL, PRIVATE_SPOOL].contains(&path))
+    });
     let own = surroundings.state_home().filter(|_| !surroundings.is_root && !is_of_service);
     own.map_or_else(|| SYSTEM_SPOOL.into(), |home| home.join("snowberry/spool"))
+}
+
+/// The token that the unit hands over to whoever is not root, or an empty line for none.
+fn handed_token(surroundings: &Surroundings) -> Option<PathBuf> {
+    let handed = surroundings.credentials_directory.as_deref().map(|folder| folder.join("token"));
+    handed.filter(|file| file.metadata().is_ok_and(|it| it.len() > EMPTY_LEN))
 }
 
 /// What Nix itself does: `/nix/var/nix` beside `/nix/store`.
@@ -108,6 +121,22 @@ fn nix_state_dir(store_dir: &StoreDir, surroundings: &Surroundings) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_that_systemd_hands_over_is_used_unless_it_is_an_empty_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let surroundings = Surroundings {
+            credentials_directory: Some(folder.path().into()),
+            home: Some("/ada".into()),
+            ..Surroundings::default()
+        };
+        let token_file = || frozen(SpoolTable::default(), &surroundings).0.token_file;
+        assert_eq!(token_file(), Path::new(DEFAULT_TOKEN_FILE));
+        std::fs::write(folder.path().join("token"), "\n").unwrap();
+        assert_eq!(token_file(), Path::new(DEFAULT_TOKEN_FILE));
+        std::fs::write(folder.path().join("token"), "snow_x\n").unwrap();
+        assert_eq!(token_file(), folder.path().join("token"));
+    }
 
     fn frozen(table: SpoolTable, surroundings: &Surroundings) -> (Config, Vec<Problem>) {
         let mut told = Vec::new();
@@ -127,11 +156,32 @@ mod tests {
         check(&ada, "/ada/.local/state/snowberry/spool");
         let elsewhere = Surroundings { xdg_state_home: Some("/x".into()), ..ada.clone() };
         check(&elsewhere, "/x/snowberry/spool");
-        let state_directory = Some(format!("/var/lib/snowberry-forward:{SYSTEM_SPOOL}"));
-        check(&Surroundings { state_directory, ..ada }, SYSTEM_SPOOL);
+        for given in [SYSTEM_SPOOL, PRIVATE_SPOOL] {
+            let state_directory = Some(format!("/var/lib/snowberry-forward:{given}"));
+            check(&Surroundings { state_directory, ..ada.clone() }, SYSTEM_SPOOL);
+        }
         let nix_state_dir = Some(PathBuf::from("/n"));
         let (config, _) = frozen(SpoolTable::default(), &Surroundings { nix_state_dir, ..root });
         assert_eq!(config.nix_state_dir, Path::new("/n"));
+    }
+
+    #[test]
+    fn a_service_has_its_token_from_systemd() {
+        let folder = tempfile::tempdir().unwrap();
+        let credentials_directory = Some(folder.path().to_path_buf());
+        let service = Surroundings { credentials_directory, ..Surroundings::default() };
+        let check = |configured: Option<&str>, file: &Path, needed: bool| {
+            let token_file = configured.map(PathBuf::from);
+            let table = SpoolTable { token_file, ..SpoolTable::default() };
+            let (config, _) = frozen(table, &service);
+            assert_eq!((config.token_file.as_path(), config.needs_token_file), (file, needed));
+        };
+        check(None, Path::new(DEFAULT_TOKEN_FILE), false);
+        check(Some("/etc/t"), Path::new("/etc/t"), true);
+        let credential = folder.path().join("token");
+        std::fs::write(&credential, "snow_x\n").unwrap();
+        check(None, &credential, false);
+        check(Some("/etc/t"), &credential, false);
     }
 
     #[test]

@@ -255,6 +255,19 @@ fn what_the_types_allow_and_the_house_does_not_is_told() {
     assert_eq!(told.len(), wanted.len(), "{told:#?}");
 }
 
+#[test]
+fn a_configuration_for_another_machine_may_name_files_that_are_not_here() {
+    let set = |ca_file: &str| {
+        vec![format!(
+            "upstream=[{{url=\"https://one.example\",unsigned=true,ca-file=\"{ca_file}\"}}]"
+        )]
+    };
+    let there = Surroundings { files: Files::Elsewhere, ..surroundings() };
+    assert!(load(None, &set("/nonexistent/ca.pem"), &there).is_ok());
+    assert!(load(None, &set("/nonexistent/ca.pem"), &surroundings()).is_err());
+    assert!(load(None, &set("relative/ca.pem"), &there).is_err(), "that is wrong anywhere");
+}
+
 /// Asks a type for the names of its fields as serde reads them, and for nothing else.
 struct FieldNames<'a>(&'a mut Vec<&'static str>);
 
@@ -306,7 +319,7 @@ fn the_declared_keys_are_those_of_the_types() {
         KEYS.iter().map(Key::split).filter(|key| key.0 == table).map(|key| key.1).collect()
     };
     let mut top = declared("");
-    top.extend(["store", "upstream", "push", "admin", "mdns", "spool", "tls"]);
+    top.extend(["store", "upstream", "push", "admin", "mdns", "spool", "tls", "forward"]);
     assert_eq!(field_names::<Document>(), top);
     assert_eq!(field_names::<store::Config>(), declared("store"));
     assert_eq!(field_names::<upstream::Config>(), declared("upstream"));
@@ -315,4 +328,5 @@ fn the_declared_keys_are_those_of_the_types() {
     assert_eq!(field_names::<speaking::Config>(), declared("mdns"));
     assert_eq!(field_names::<spool::SpoolTable>(), declared("spool"));
     assert_eq!(field_names::<tls::TlsTable>(), declared("tls"));
+    assert_eq!(field_names::<forward::ForwardTable>(), declared("forward"));
 }

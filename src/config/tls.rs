@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::Problem;
 use super::check::readable;
+use super::{Files, Problem};
 
 /// The checked `[tls]` table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -58,12 +58,14 @@ impl TlsTable {
     }
 }
 
-pub(super) fn problems(tls: &Tls) -> Vec<Problem> {
+pub(super) fn problems(tls: &Tls, looked_for: Files) -> Vec<Problem> {
     let files = tls.files.iter().flat_map(|files| {
         [("tls.certificate-file", &files.certificate), ("tls.key-file", &files.key)]
     });
     files
-        .filter_map(|(key, path)| readable(path).err().map(|error| format!("{key}: {error}")))
+        .filter_map(|(key, path)| {
+            readable(path, looked_for).err().map(|error| format!("{key}: {error}"))
+        })
         .map(Problem::of_the_whole)
         .collect()
 }

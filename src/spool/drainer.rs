@@ -253,7 +253,7 @@ impl Drainer {
     async fn ask(&self, token: Option<&str>) -> Result<Answer, String> {
         match probe::ask(&self.config.to, token, &self.config.store_dir).await {
             answer @ (Answer::Takes | Answer::Unknown) => Ok(answer),
-            Answer::Away(said) => Err(format!("the cache is away: {said}")),
+            Answer::Away(said) => Err(away(&said)),
             Answer::Refuses(said) => Err(format!("the cache refuses: {said}")),
         }
     }
@@ -341,6 +341,27 @@ impl Drainer {
     }
 }
 
+/// What a forwarder says of its cache, without its advice for people; else who said what.
+fn away(said: &str) -> String {
+    match said.strip_prefix("snowberry: ").and_then(|said| said.split([':', '.']).next()) {
+        Some(sentence) => sentence.to_owned(),
+        None => format!("the cache is away: {said}"),
+    }
+}
+
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forwarder_that_knows_its_cache_to_be_away_is_repeated_without_advice() {
+        let said = "snowberry: the cache of this house is away, so nothing can be pushed now: try \
+                    again at home, or let the hook do it.";
+        assert_eq!(away(said), "the cache of this house is away, so nothing can be pushed now");
+        assert_eq!(away("no answer"), "the cache is away: no answer");
+    }
 }

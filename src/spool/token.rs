@@ -9,6 +9,9 @@ use super::{Config, Error, Target};
 /// A token has 42 characters; what is longer is another file.
 const TOKEN_FILE_LEN_MAX: u64 = 4096;
 
+/// A file with a newline is empty: systemd has no credential without any byte.
+const EMPTY_LEN_MAX: u64 = 1;
+
 /// The token in a file, without the white space around it.
 pub fn read_token(file: &Path) -> Result<String, Error> {
     let failed = |source| Error::ReadToken { path: file.to_path_buf(), source };
@@ -22,9 +25,16 @@ pub fn read_token(file: &Path) -> Result<String, Error> {
     Ok(token.to_owned())
 }
 
-/// The token of a configuration. Without a file nobody asked for one: Nix looks into its netrc-file.
+/// The token of a configuration. Where nobody named a file, none or an empty one is no error: Nix
+/// looks into its netrc-file then.
 pub(super) fn of(config: &Config) -> Result<Option<String>, Error> {
-    if !config.needs_token_file && !config.token_file.exists() {
+    let is_empty = |file: &Path| {
+        file.metadata().map_or_else(
+            |error| error.kind() == std::io::ErrorKind::NotFound,
+            |metadata| metadata.len() <= EMPTY_LEN_MAX,
+        )
+    };
+    if !config.needs_token_file && is_empty(&config.token_file) {
         return Ok(None);
     }
     read_token(&config.token_file).map(Some)
@@ -59,6 +69,9 @@ mod tests {
     fn a_token_file_that_nobody_named_need_not_be_there() {
         let (top, mut config) = kit::spool();
         assert_eq!(of(&config).unwrap(), None);
+        std::fs::write(&config.token_file, "\n").unwrap();
+        assert_eq!(of(&config).unwrap(), None, "what systemd gives where there is none");
+        std::fs::remove_file(&config.token_file).unwrap();
         config.needs_token_file = true;
         assert!(of(&config).is_err());
         std::fs::write(&config.token_file, " secret\n").unwrap();

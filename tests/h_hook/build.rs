@@ -7,7 +7,7 @@ use crate::kit::{Builder, Cache, WANTED, expect_held, free_address, names};
 use crate::world::{Release, until};
 
 /// From the start of a cache to the last path in it, with a drainer that rests in between.
-const ARRIVAL_LIMIT: Duration = Duration::from_mins(2);
+pub(crate) const ARRIVAL_LIMIT: Duration = Duration::from_mins(2);
 
 /// The tests below, for one client.
 macro_rules! client {

@@ -12,6 +12,7 @@
 mod world;
 
 mod build;
+mod forward;
 mod gate;
 mod harm;
 mod kit;

@@ -51,6 +51,12 @@ impl Settings {
         self
     }
 
+    /// Runs it in this network namespace.
+    pub(crate) fn inside(mut self, netns: &str) -> Self {
+        self.space = Some(netns.to_owned());
+        self
+    }
+
     /// A variable of the environment of the process.
     pub(crate) fn environment(mut self, key: &str, value: &str) -> Self {
         self.environment.push((key.to_owned(), value.to_owned()));
@@ -210,16 +216,20 @@ impl Snowberry {
     }
 }
 
-struct Process {
-    child: Child,
+pub(super) struct Process {
+    pub(super) child: Child,
     log: watch::Receiver<Vec<String>>,
     started: Instant,
 }
 
 impl Process {
     fn spawn(settings: &Settings, folder: &Path) -> Self {
-        let mut child = settings
-            .command(folder)
+        Self::of(settings.command(folder))
+    }
+
+    /// Any command that logs as snowberry does.
+    pub(super) fn of(mut command: Command) -> Self {
+        let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -236,14 +246,19 @@ impl Process {
         Self { child, log, started: Instant::now() }
     }
 
-    async fn listening(&self) -> SocketAddr {
+    pub(super) async fn listening(&self) -> SocketAddr {
         let line = self.log_line(&["listening", "addr="], START_LIMIT).await;
         let (_, rest) = line.split_once("addr=").unwrap();
         let address = rest.split_whitespace().next().unwrap().trim_matches('"');
         address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
     }
 
-    async fn log_line(&self, words: &[&str], limit: Duration) -> String {
+    /// The log until now.
+    pub(super) fn log(&self) -> Vec<String> {
+        self.log.borrow().clone()
+    }
+
+    pub(super) async fn log_line(&self, words: &[&str], limit: Duration) -> String {
         let mut log = self.log.clone();
         let fits = |line: &&String| words.iter().all(|word| line.contains(word));
         let found = timeout(limit, log.wait_for(|log| log.iter().any(|line| fits(&line)))).await;

@@ -1,0 +1,2 @@
+# pkgs.snowberry
+final: _prev: { snowberry = final.callPackage ./package.nix { }; }
