@@ -34,6 +34,11 @@ impl Laptop {
         let laptop = Self { machine, home };
         fs::create_dir_all(laptop.path("config/snowberry")).unwrap();
         fs::create_dir_all(laptop.path("conf")).unwrap();
+        fs::create_dir_all(laptop.path("bin")).unwrap();
+        for program in ["getent", "id"] {
+            let from = Path::new("/usr/bin").join(program);
+            std::os::unix::fs::symlink(from, laptop.path("bin").join(program)).unwrap();
+        }
         // The user must get in, and its Nix needs a home.
         open_to_all(laptop.home.path());
         laptop
@@ -47,8 +52,8 @@ impl Laptop {
     fn join(&self, address: &str) -> CaFingerprint {
         let at = SocketAddr::new(address.parse().unwrap(), 80);
         let pem = self.machine.inside(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all();
-            { runtime }.build().unwrap().block_on(Client(at).get("/ca.pem"))
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_all().build().unwrap().block_on(Client(at).get("/ca.pem"))
         });
         let fingerprint = CaFingerprint::of_pem(&pem.body).unwrap();
         let ca = self.path("config/snowberry/ca.pem");
@@ -73,12 +78,13 @@ impl Laptop {
         let program = self.path("snowberry");
         fs::copy(env!("CARGO_BIN_EXE_snowberry"), &program).unwrap();
         let mut command = self.machine.command("setpriv");
-        command.args(["--reuid", USER, "--clear-groups"]).arg(program).args(["doctor", "--json"]);
+        command.args(["--reuid", USER, "--clear-groups", "env"]);
+        // No Nix of the machine that runs the tests: its files are read as Nix would.
+        command.arg(format!("PATH={}", self.path("bin").display()));
+        command.arg(program).args(["doctor", "--json"]);
         command.env("HOME", self.home.path()).env("XDG_CONFIG_HOME", self.path("config"));
         command.env("XDG_CACHE_HOME", self.path("cache")).env("SNOWBERRY_CONFIG", "/dev/null");
-        // No Nix of the machine that runs the tests: its files are read as Nix would.
         command.env("NIX_CONF_DIR", self.path("conf")).env("NIX_USER_CONF_FILES", "");
-        command.env("PATH", self.path("bin:/nowhere"));
         let told = command.stdin(Stdio::null()).output().unwrap();
         let stdout = String::from_utf8_lossy(&told.stdout);
         assert!(!stdout.is_empty(), "{}", String::from_utf8_lossy(&told.stderr));
@@ -98,9 +104,8 @@ async fn a_laptop_that_joined_is_told_that_tls_is_pinned() {
     let (pi, laptop) = (house.machine(2), Laptop::new(house.machine(3)));
     let _snowberry = serve(&pi).await;
     let fingerprint = laptop.join("10.77.0.2");
-    laptop.nix_conf(
-        "extra-substituters = http://snowberry.local\nnarinfo-cache-negative-ttl = 60\n",
-    );
+    laptop
+        .nix_conf("extra-substituters = http://snowberry.local\nnarinfo-cache-negative-ttl = 60\n");
     let told = laptop.examine();
     told.expect("joined", true, "snowberry (snowberry.local)");
     told.expect("house", true, "heard is snowberry.local");
@@ -108,6 +113,7 @@ async fn a_laptop_that_joined_is_told_that_tls_is_pinned() {
     told.expect("port", true, "10.77.0.2:80");
     told.expect("TLS", true, &fingerprint.to_string());
     told.expect("settings of Nix", true, "as its files say");
+    told.expect("substituter", false, "never multicast DNS");
     told.expect("nix-cache-info", true, "/nix/store");
 }
 
@@ -123,7 +129,8 @@ async fn another_ca_is_told_with_both_fingerprints() {
     let again = serve(&pi).await;
     let told = laptop.examine();
     told.expect("TLS", false, &old.to_string());
-    let other = CaFingerprint::of_pem(&fs::read(again.state().join("tls/ca.pem")).unwrap()).unwrap();
+    let other =
+        CaFingerprint::of_pem(&fs::read(again.state().join("tls/ca.pem")).unwrap()).unwrap();
     assert_ne!(other, old);
     told.expect("TLS", false, &other.to_string());
     // By plain HTTP it is looked at all the same.
