@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::HeaderValue;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response, Version};
 use tracing::debug;
 
 use super::body::Body;
@@ -67,9 +67,14 @@ impl Desk {
         };
         let took = began.elapsed();
         self.figures.note(kind, ended, took);
-        let (method, path) = (request.method(), request.uri().path());
-        debug!(%method, path, outcome = ?ended, took_us = took.as_micros(), "answered");
-        Ok(reply.into_response(self.site.metrics.served_bytes.clone()))
+        let (method, path, version) = (request.method(), request.uri().path(), request.version());
+        debug!(%method, path, ?version, outcome = ?ended, took_us = took.as_micros(), "answered");
+        let mut response = reply.into_response(self.site.metrics.served_bytes.clone());
+        // On HTTP/1.1 hyper sends no body to a HEAD, on h2 it would.
+        if *method == Method::HEAD && version == Version::HTTP_2 {
+            response.body_mut().forgo();
+        }
+        Ok(response)
     }
 
     async fn ask(

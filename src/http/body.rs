@@ -26,6 +26,8 @@ pub(super) struct Body {
 
 /// What a body is made of.
 pub(super) enum Content {
+    /// Nothing, as a HEAD has it: the head says what a GET would bring.
+    None,
     /// Bytes at hand.
     Bytes(Bytes),
     /// A part of a NAR that is whole here.
@@ -54,6 +56,11 @@ impl Body {
     pub(super) const fn new(content: Content, served_bytes: Counter) -> Self {
         Self { content, served_bytes }
     }
+
+    /// Only the head counts.
+    pub(super) fn forgo(&mut self) {
+        self.content = Content::None;
+    }
 }
 
 impl hyper::body::Body for Body {
@@ -65,6 +72,7 @@ impl hyper::body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let chunk = match &mut self.content {
+            Content::None => Poll::Ready(None),
             Content::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
             Content::Bytes(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
             Content::Held(rows) => rows.poll_row(cx),
@@ -78,6 +86,7 @@ impl hyper::body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
+            Content::None => true,
             Content::Bytes(bytes) => bytes.is_empty(),
             Content::Held(rows) => rows.offset >= rows.end,
             Content::Coming(_) => false,
@@ -90,7 +99,7 @@ impl hyper::body::Body for Body {
                 SizeHint::with_exact(u64::try_from(bytes.len()).unwrap_or(u64::MAX))
             }
             Content::Held(rows) => SizeHint::with_exact(rows.end.saturating_sub(rows.offset)),
-            Content::Coming(_) => SizeHint::default(),
+            Content::None | Content::Coming(_) => SizeHint::default(),
         }
     }
 }

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{CONTENT_ENCODING, EXPECT};
-use hyper::{HeaderMap, Request};
+use hyper::{HeaderMap, Request, Version};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -38,6 +38,7 @@ const REFUSED_REST_WAIT: Duration = Duration::from_mins(5);
 /// The body of a PUT.
 pub(super) struct Upload<'a> {
     headers: &'a HeaderMap,
+    version: Version,
     body: Incoming,
     /// `Content-Length`, when there is one.
     len: Option<u64>,
@@ -52,8 +53,8 @@ impl<'a> Upload<'a> {
     /// The body that came with a request; nothing is read yet.
     pub(super) fn new(request: &'a Request<()>, body: Incoming) -> Self {
         let len = body.size_hint().exact();
-        let headers = request.headers();
-        Self { headers, body, len, came: 0, is_begun: false, is_broken: false }
+        let (headers, version) = (request.headers(), request.version());
+        Self { headers, version, body, len, came: 0, is_begun: false, is_broken: false }
     }
 
     /// The next bytes; `None` at the end.
@@ -114,10 +115,14 @@ impl<'a> Upload<'a> {
         // Reading what is held back for a `100 Continue` would ask for it.
         let is_held_back = !self.is_begun && self.headers.contains_key(EXPECT);
         let is_long = self.len.is_none_or(|len| len > REFUSED_BODY_LEN_MAX);
-        if self.is_broken || is_held_back || (!self.is_begun && is_long) {
+        // On h2 the end of an answer resets what is still coming, and curl then forgets the answer:
+        // an old Nix would try again without a body, and hang.
+        let is_h2 = self.version == Version::HTTP_2;
+        if self.is_broken || !is_h2 && (is_held_back || (!self.is_begun && is_long)) {
             return false;
         }
-        let wait = if self.is_begun { REFUSED_REST_WAIT } else { REFUSED_BODY_WAIT };
+        let is_whole = self.is_begun || is_h2;
+        let wait = if is_whole { REFUSED_REST_WAIT } else { REFUSED_BODY_WAIT };
         let rest = async {
             loop {
                 match self.next().await {

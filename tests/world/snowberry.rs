@@ -143,6 +143,11 @@ impl Snowberry {
         self.client().get(&format!("/{store_path_hash}.narinfo")).await
     }
 
+    /// Where it speaks TLS.
+    pub(crate) async fn tls_address(&self) -> SocketAddr {
+        address_in(&self.log_line(&["tls=true", "addr="], START_LIMIT).await)
+    }
+
     /// The narinfo that clients see at this path, when there is one.
     pub(crate) async fn parsed_narinfo(&self, path: &str) -> Option<NarInfo> {
         let answer = self.client().get(path).await;
@@ -248,9 +253,7 @@ impl Process {
 
     pub(super) async fn listening(&self) -> SocketAddr {
         let line = self.log_line(&["listening", "addr="], START_LIMIT).await;
-        let (_, rest) = line.split_once("addr=").unwrap();
-        let address = rest.split_whitespace().next().unwrap().trim_matches('"');
-        address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
+        address_in(&line)
     }
 
     /// The log until now.
@@ -282,4 +285,10 @@ impl Drop for Process {
             log.iter().rev().take(60).rev().for_each(|line| eprintln!("{line}"));
         }
     }
+}
+
+fn address_in(line: &str) -> SocketAddr {
+    let (_, rest) = line.split_once("addr=").unwrap();
+    let address = rest.split_whitespace().next().unwrap().trim_matches('"');
+    address.parse().unwrap_or_else(|_| panic!("no address in {line:?}"))
 }
