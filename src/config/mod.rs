@@ -151,6 +151,8 @@ pub struct Surroundings {
     pub state_directory: Option<String>,
     /// `$RUNTIME_DIRECTORY`, which systemd sets for `RuntimeDirectory=`.
     pub runtime_directory: Option<String>,
+    /// `$CREDENTIALS_DIRECTORY`, where systemd puts what `LoadCredential=` names.
+    pub credentials_directory: Option<PathBuf>,
     /// `$XDG_CONFIG_HOME`.
     pub xdg_config_home: Option<PathBuf>,
     /// `$XDG_STATE_HOME`.
@@ -188,6 +190,7 @@ impl Surroundings {
             default_file: Some(PathBuf::from(DEFAULT_FILE)),
             state_directory: std::env::var("STATE_DIRECTORY").ok(),
             runtime_directory: std::env::var("RUNTIME_DIRECTORY").ok(),
+            credentials_directory: folder("CREDENTIALS_DIRECTORY"),
             xdg_config_home: folder("XDG_CONFIG_HOME"),
             xdg_state_home: folder("XDG_STATE_HOME"),
             home: folder("HOME"),
