@@ -60,7 +60,8 @@ impl Laptop {
         fs::write(&ca, &pem.body).unwrap();
         let joined = format!(
             "name = \"snowberry\"\nhost = \"snowberry.local\"\nport = 80\ntls-port = 443\n\
-             ca-file = {ca:?}\nca-sha256 = \"{}\"\naddresses = [\"{address}\"]\n",
+             ca-file = \"{}\"\nca-sha256 = \"{}\"\naddresses = [\"{address}\"]\n",
+            ca.display(),
             fingerprint.to_hex()
         );
         fs::write(self.path("config/snowberry/joined.toml"), joined).unwrap();

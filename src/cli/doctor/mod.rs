@@ -2,7 +2,6 @@
 //! be right, ok or with what to do. It changes nothing and needs no privilege.
 
 mod advice;
-mod joined;
 mod machine;
 mod names;
 mod patient;
@@ -11,7 +10,6 @@ mod settings;
 mod trial;
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,12 +21,12 @@ use tokio::time::timeout;
 
 use super::lines::Lines;
 use super::{ConfigArgs, Ended, check};
-use crate::config::{Config, Surroundings};
+use crate::config::Config;
+use crate::forward::{self, joined::Joined};
 use crate::mdns::{Browser, Found};
 use crate::nix::{CacheInfo, StorePath};
 use crate::pinned::{self, CaFingerprint};
 use advice::Way;
-use joined::Joined;
 use names::Resolved;
 use patient::Patient;
 use reach::{Answer, Bounds, Door};
@@ -40,12 +38,6 @@ const LISTEN_WAIT: Duration = Duration::from_millis(2500);
 
 /// `nix config show` takes a tenth of a second, and ten times that on a cold Pi.
 const NIX_WAIT: Duration = Duration::from_secs(20);
-
-/// Where the forwarder of this machine listens.
-const FORWARD: &str = "127.0.0.1:8501";
-
-/// Where `join` of a whole machine writes.
-const JOINED_FILE: &str = "/etc/snowberry/joined.toml";
 
 /// A nix-cache-info has three lines.
 const SMALL: Bounds = Bounds { read_max: 64 << 10, kept_max: 64 << 10 };
@@ -128,14 +120,14 @@ impl Examination {
 
     /// The cache of this machine.
     fn joined(&mut self, is_named: bool) -> anyhow::Result<Option<Joined>> {
-        let (joined, told) = match Joined::read(&joined_file()) {
+        let (joined, told) = match Joined::read(&self.config.forward.joined_file) {
             Ok(Some(joined)) => {
                 let told = format!("{} ({})", joined.name, joined.host);
                 (Some(joined), Ok(told))
             }
             Ok(None) if is_named => (None, Ok("none, so another one can be looked at".to_owned())),
             Ok(None) => (None, Err("none: `snowberry join` finds one and trusts it".to_owned())),
-            Err(wrong) => (None, Err(wrong)),
+            Err(wrong) => (None, Err(reach::with_causes(&wrong))),
         };
         self.lines.tell("joined", told)?;
         Ok(joined)
@@ -271,7 +263,8 @@ impl Examination {
         let (user, of_nix) = settings_of(Whose::User).await;
         let how = if of_nix { "as nix tells them" } else { "as its files say, since nix does not" };
         self.lines.tell("settings of Nix", Ok(how.to_owned()))?;
-        let forward: Vec<SocketAddr> = vec![FORWARD.parse().context("a constant")?];
+        let default = vec![forward::DEFAULT_LISTEN.parse().context("a constant")?];
+        let forward: Vec<SocketAddr> = self.config.forward.listen.clone().unwrap_or(default);
         let ways = patient.ways(&forward);
         let found = ways.substituter(&user);
         let resolves = resolved.by_nix;
@@ -343,17 +336,4 @@ async fn settings_of(whose: Whose) -> (Settings, bool) {
         Some(settings) => (settings, true),
         None => (Settings::of_files(whose), false),
     }
-}
-
-/// A single user's own, where there is one, else the machine's.
-fn joined_file() -> PathBuf {
-    let system = PathBuf::from(JOINED_FILE);
-    let surroundings = Surroundings::of_this_process();
-    if surroundings.is_root {
-        return system;
-    }
-    let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from);
-    let config = config.or_else(|| surroundings.home.map(|home| home.join(".config")));
-    let own = config.map(|config| config.join("snowberry/joined.toml"));
-    own.filter(|own| own.exists()).unwrap_or(system)
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use super::advice::Ways;
-use super::joined::Joined;
+use crate::forward::joined::Joined;
 use crate::mdns::Found;
 use crate::pinned::CaFingerprint;
 
@@ -58,8 +58,7 @@ impl Patient {
 
     /// The joined one where it is now, known by its CA: it may have another name today.
     pub(super) fn joined(joined: &Joined, heard: &[Found]) -> Self {
-        let digest: Option<CaFingerprint> =
-            joined.ca_sha256.as_deref().and_then(|text| text.parse().ok());
+        let digest = joined.ca_sha256.map(CaFingerprint);
         let by_ca =
             heard.iter().find(|it| digest.is_some() && it.ca_sha256 == digest.map(|it| it.0));
         let by_name = || heard.iter().find(|it| it.name == joined.name);
@@ -83,7 +82,7 @@ impl Patient {
             tls_port: joined.tls_port,
             ca: joined.ca_file.clone().zip(digest),
             ca_said: now.and_then(|it| it.ca_sha256).map(CaFingerprint),
-            public_key: joined.public_key.clone(),
+            public_key: joined.public_key.as_ref().map(ToString::to_string),
         }
     }
 
@@ -157,10 +156,11 @@ mod tests {
         let text = format!(
             "name = \"snowberry\"\nhost = \"snowberry.local\"\nport = 80\ntls-port = 443\n\
              ca-file = \"/etc/snowberry/ca.pem\"\nca-sha256 = \"{}\"\n\
-             public-key = \"pi-1:abc=\"\naddresses = [\"192.168.1.20\"]\nlater = 1\n",
+             public-key = \"cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=\"\n\
+             addresses = [\"192.168.1.20\"]\nlater = 1\n",
             "a7".repeat(32)
         );
-        toml::from_str(&text).unwrap()
+        Joined::parse(&text).unwrap()
     }
 
     #[test]
