@@ -9,6 +9,7 @@ mod exchange;
 mod find;
 mod forward;
 mod hook;
+mod join;
 mod key;
 mod lines;
 mod log;
@@ -115,6 +116,12 @@ enum Command {
     /// Pass on what this machine's Nix asks to the cache of the house, and nothing while it is away.
     #[command(after_help = FORWARD_EXAMPLES)]
     Forward(ConfigArgs),
+    /// Let this machine's Nix read from the cache of the house.
+    ///
+    /// Finds the cache, shows its key and the fingerprint of its CA, asks, and writes what Nix and
+    /// `snowberry forward` need. Says each file that it writes; may be run again at any time.
+    #[command(after_help = join::EXAMPLES)]
+    Join(join::JoinArgs),
     /// Say what is wrong and what to do about it, without starting.
     #[command(after_help = CONFIG_HELP)]
     Check(check::CheckArgs),
@@ -226,6 +233,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn run(command: Command) -> anyhow::Result<Ended> {
     match command {
         Command::Serve(config) => serve::run(&config),
+        Command::Join(args) => join::run(&args),
         Command::Forward(config) => forward::run(&config),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
