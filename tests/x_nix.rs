@@ -121,7 +121,7 @@ async fn what_the_flake_has_without_nixpkgs_evaluates() {
     // By the flake's own door too, with a nixpkgs that is empty.
     let show = "nix eval --json --offline --no-write-lock-file \
                 --override-input nixpkgs path:/world/nixpkgs \
-                'path:/world/snowberry?dir=nix#nixosModules' --apply builtins.attrNames";
+                'path:/world/snowberry?dir=nix#.nixosModules' --apply builtins.attrNames";
     let shown: Vec<String> =
         serde_json::from_str(client.shell(show).await.expect_success()).unwrap();
     assert_eq!(shown, ["default", "snowberry", "snowberry-forward"]);

@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use clap::Args;
 
-use super::{ConfigArgs, Ended, out};
+use super::lines::Lines;
+use super::{ConfigArgs, Ended};
 use crate::config::{Config, Files};
 use crate::daemon;
 use crate::http::tls::{self, CaState, Identity, Names};
@@ -78,24 +79,7 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Ended> {
         };
         lines.tell("upstream", told)?;
     }
-    Ok(if lines.problems == 0 { Ended::Well } else { Ended::Badly })
-}
-
-#[derive(Default)]
-struct Lines {
-    problems: usize,
-}
-
-impl Lines {
-    fn tell(&mut self, what: &str, told: Result<String, String>) -> anyhow::Result<()> {
-        match told {
-            Ok(told) => out::line(&format!("ok    {what}: {told}")),
-            Err(told) => {
-                self.problems += 1;
-                out::line(&format!("WRONG {what}: {told}"))
-            }
-        }
-    }
+    lines.end()
 }
 
 /// What waits on a builder. Most machines are none.
@@ -118,7 +102,7 @@ fn spool(config: &Config) -> Result<String, String> {
     Ok(format!("{} builds wait for {}", view.entries.len(), view.to))
 }
 
-fn clock(now: SystemTime) -> Result<String, String> {
+pub(super) fn clock(now: SystemTime) -> Result<String, String> {
     let now_s = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     if (CLOCK_MIN_S..CLOCK_MAX_S).contains(&now_s) {
         return Ok("plausible".to_owned());

@@ -4,12 +4,14 @@
 mod admin;
 mod bucket;
 mod check;
+mod doctor;
 mod exchange;
 mod find;
 mod forward;
 mod hook;
 mod join;
 mod key;
+mod lines;
 mod log;
 mod man;
 mod out;
@@ -129,6 +131,9 @@ enum Command {
     /// List the caches of the house, found by multicast DNS.
     #[command(after_help = find::EXAMPLES)]
     Find(find::FindArgs),
+    /// Say what keeps this machine from using the cache, from the outside in.
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::DoctorArgs),
     /// Keys in Nix's format.
     #[command(after_help = KEY_EXAMPLES)]
     Key {
@@ -233,6 +238,7 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Find(args) => find::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
         Command::Key { command } => key::run(&command),
         Command::Push(args) => push::run(&args),
         Command::Hook(config) => {

@@ -70,11 +70,10 @@ impl SpoolTable {
             }
         };
         let path = self.path.unwrap_or_else(|| default_path(surroundings));
-        let credential = credential(surroundings);
-        let needs_token_file = self.token_file.is_some() && credential.is_none();
         // What systemd read as root for a service that is not: that one could not read the file.
-        let token_file =
-            credential.or(self.token_file).unwrap_or_else(|| DEFAULT_TOKEN_FILE.into());
+        let handed = handed_token(surroundings);
+        let needs_token_file = self.token_file.is_some() && handed.is_none();
+        let token_file = handed.or(self.token_file).unwrap_or_else(|| DEFAULT_TOKEN_FILE.into());
         for (key, path) in [("path", &path), ("token-file", &token_file)] {
             if !path.is_absolute() {
                 tell(format!("spool.{key}: {} is not absolute", path.display()));
@@ -106,8 +105,8 @@ fn default_path(surroundings: &Surroundings) -> PathBuf {
     own.map_or_else(|| SYSTEM_SPOOL.into(), |home| home.join("snowberry/spool"))
 }
 
-/// The token that systemd handed over; an empty line stands for none.
-fn credential(surroundings: &Surroundings) -> Option<PathBuf> {
+/// The token that the unit hands over to whoever is not root, or an empty line for none.
+fn handed_token(surroundings: &Surroundings) -> Option<PathBuf> {
     let handed = surroundings.credentials_directory.as_deref().map(|folder| folder.join("token"));
     handed.filter(|file| file.metadata().is_ok_and(|it| it.len() > EMPTY_LEN))
 }
@@ -180,7 +179,7 @@ mod tests {
         check(None, Path::new(DEFAULT_TOKEN_FILE), false);
         check(Some("/etc/t"), Path::new("/etc/t"), true);
         let credential = folder.path().join("token");
-        std::fs::write(&credential, "").unwrap();
+        std::fs::write(&credential, "snow_x\n").unwrap();
         check(None, &credential, false);
         check(Some("/etc/t"), &credential, false);
     }
