@@ -195,24 +195,19 @@ async fn a_single_user_gets_files_of_their_own() {
     let all = machine.all();
     let (host, ca) = (cache.address().to_string(), cache.ca.to_string());
     let home = machine.path("home");
+    // The build may lie where no other user comes.
+    let program = Machine::new();
+    std::fs::set_permissions(&program.root, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_snowberry"), program.path("snowberry")).unwrap();
     let run = |arguments: &[&str]| {
         let mut command = std::process::Command::new(&setpriv);
-        command.args([
-            "--reuid",
-            "65534",
-            "--clear-groups",
-            env!("CARGO_BIN_EXE_snowberry"),
-            "join",
-        ]);
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        command.arg(program.path("snowberry")).arg("join");
         command.args(arguments).env("HOME", &home).env_remove("XDG_CONFIG_HOME");
         command.env("SNOWBERRY_CONFIG", "/dev/null").env("XDG_STATE_HOME", home.join("state"));
         crate::kit::Ran::from(command.output().unwrap())
     };
     let ran = run(&[&host, "--yes", "--fingerprint", &ca, "--install"]);
-    if ran.stderr.contains("Permission denied") && ran.stderr.contains("setpriv") {
-        println!("the program lies where no other user may run it: {}", ran.stderr);
-        return;
-    }
     ran.expect(0, ".config/systemd/user/snowberry-forward.socket");
     ran.expect(0, "systemctl --user enable --now snowberry-forward.socket");
     let joined = Joined::parse(&machine.read("home/.config/snowberry/joined.toml")).unwrap();

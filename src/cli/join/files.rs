@@ -111,7 +111,9 @@ fn replace(path: &Path, text: &[u8], mode: u32) -> io::Result<()> {
     if let Some(known) = &known {
         let made = file.metadata()?;
         if (made.uid(), made.gid()) != (known.uid(), known.gid()) {
-            std::os::unix::fs::fchown(&file, Some(known.uid()), Some(known.gid()))?;
+            let given = std::os::unix::fs::fchown(&file, Some(known.uid()), Some(known.gid()));
+            // Who is not root may own a file whose group is not theirs: it becomes their own.
+            given.or_else(|error| if made.uid() == known.uid() { Ok(()) } else { Err(error) })?;
         }
     }
     // A token that was readable for others is not left so; nix.conf keeps what it has.
