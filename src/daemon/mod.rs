@@ -3,6 +3,7 @@
 mod admin;
 mod announce;
 mod key;
+mod listen;
 mod names;
 mod tls;
 
@@ -13,7 +14,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ use crate::push::{self, Push, tokens::Tokens};
 use crate::store::{self, Disk, Store};
 use crate::systemd;
 use crate::upstream::Upstream;
+
+use listen::listen;
 
 pub use key::{Imported, OwnKeys, had_own_key, import, own_key_file, read_own_key, rotate};
 
@@ -226,42 +228,6 @@ fn folder(config: &Config) -> Arc<dyn Disk> {
             "cannot make the store's folder");
     }
     Arc::new(store::disk::Folder { path })
-}
-
-/// The sockets that were handed over and the configured addresses; the default one when there is
-/// neither. An address that was handed over is not bound again.
-async fn listen(
-    configured: Option<&[SocketAddr]>,
-    handed: Vec<std::net::TcpListener>,
-) -> anyhow::Result<(Vec<TcpListener>, Vec<SocketAddr>)> {
-    let mut listeners = Vec::new();
-    let mut addresses = Vec::new();
-    for socket in handed {
-        socket.set_nonblocking(true).context("take over an inherited socket")?;
-        let listener = TcpListener::from_std(socket).context("take over an inherited socket")?;
-        addresses.push(listener.local_addr().context("name an inherited socket")?);
-        listeners.push(listener);
-    }
-    let default = [config::DEFAULT_LISTEN.parse().expect("a constant that is an address")];
-    let wanted = match configured {
-        Some(configured) => configured,
-        None if listeners.is_empty() => default.as_slice(),
-        None => &[],
-    };
-    for address in wanted {
-        if address.port() != 0 && addresses.contains(address) {
-            continue;
-        }
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!(
-                "listen on {address} (is another server there? choose one: \
-                 --set 'listen=[\"127.0.0.1:8501\"]')"
-            )
-        })?;
-        addresses.push(listener.local_addr().context("name a socket")?);
-        listeners.push(listener);
-    }
-    Ok((listeners, addresses))
 }
 
 /// The keys of this cache: as they are, or made at the first start, once the store is open. Without

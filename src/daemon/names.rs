@@ -10,6 +10,13 @@ use crate::mdns;
 /// Where Linux says what the machine is called.
 const HOST_NAME_FILE: &str = "/proc/sys/kernel/hostname";
 
+/// Where Linux says which of its IPv6 addresses are what.
+const V6_FILE: &str = "/proc/net/if_inet6";
+
+/// Flags of addresses that come and go by themselves (`linux/if_addr.h`): temporary ones, which hide a
+/// machine from the servers it asks and change every day, and what is not yet or no longer good.
+const V6_PASSING: u8 = 0x01 | 0x08 | 0x20 | 0x40;
+
 /// Addresses in a certificate at most: a host with more has most of them on networks of its own.
 const ADDRESSES_MAX: usize = 64;
 
@@ -30,10 +37,13 @@ pub(super) fn of_cache(
     names.hosts.extend(host("localhost"));
     names.hosts.extend(more.iter().filter_map(|name| host(name)));
     let own = if_addrs::get_if_addrs().unwrap_or_default();
+    let passing = passing_addresses(&std::fs::read_to_string(V6_FILE).unwrap_or_default());
     let is_asked_at = |it: &&Interface| mdns::is_of_the_house(chosen, &it.name);
     let addresses = own.iter().filter(is_asked_at).map(Interface::ip);
     names.addresses.extend([IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()]);
-    names.addresses.extend(addresses.filter(|it| is_asked(*it)).take(ADDRESSES_MAX));
+    names
+        .addresses
+        .extend(addresses.filter(|it| is_asked(*it) && !passing.contains(it)).take(ADDRESSES_MAX));
     names
 }
 
@@ -48,6 +58,18 @@ fn host(name: &str) -> Option<String> {
             && !label.ends_with('-')
     };
     (name.split('.').all(is_label) && name.parse::<IpAddr>().is_err()).then_some(name)
+}
+
+/// Columns are the address in 32 digits, the interface's number, the length of its prefix, its scope,
+/// its flags (all hexadecimal), and the interface. A certificate with them would be made anew daily.
+fn passing_addresses(text: &str) -> Vec<IpAddr> {
+    let address = |line: &str| {
+        let mut columns = line.split_ascii_whitespace();
+        let bits = u128::from_str_radix(columns.next()?, 16).ok()?;
+        let flags = u8::from_str_radix(columns.nth(3)?, 16).ok()?;
+        (flags & V6_PASSING != 0).then(|| Ipv6Addr::from_bits(bits).into())
+    };
+    text.lines().filter_map(address).collect()
 }
 
 /// A link-local address of IPv6 means nothing without its interface, which no URL of Nix names.
@@ -85,5 +107,15 @@ mod tests {
             assert_eq!(host(name), None, "{name}");
         }
         assert_eq!(host("Pi.LAN.").as_deref(), Some("pi.lan"));
+    }
+
+    #[test]
+    fn addresses_that_change_every_day_are_left_out() {
+        let text = "20010db8000100020000000000000005 02 40 00 80     eth0\n\
+                    20010db8000100020000000000000006 02 40 00 01     eth0\n\
+                    20010db8000100020000000000000007 02 40 00 a0     eth0\n\
+                    nonsense\n";
+        let passing: Vec<_> = passing_addresses(text).iter().map(ToString::to_string).collect();
+        assert_eq!(passing, ["2001:db8:1:2::6", "2001:db8:1:2::7"]);
     }
 }

@@ -9,11 +9,12 @@ use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use super::names;
+use super::listen::listen;
+use super::{KEY_WAIT, names};
 use crate::config::Config;
-use crate::http::tls::{Change, Error, Identity};
+use crate::http::tls::{CaState, Change, Error, Identity, ca_state};
 use crate::mdns;
 use crate::store::{self, Store};
 
@@ -44,7 +45,7 @@ pub(super) async fn open(
     if config.tls.listen.is_empty() && handed.is_empty() {
         return Ok(None);
     }
-    let (listeners, addresses) = super::listen(Some(&config.tls.listen), handed).await?;
+    let (listeners, addresses) = listen(Some(&config.tls.listen), handed).await?;
     let identity = match &config.tls.files {
         Some(files) => Identity::of_files(&files.certificate, &files.key),
         None => Identity::own(&config.state_dir),
@@ -61,12 +62,19 @@ pub(super) struct Keeper {
     names: Vec<String>,
     chosen_interfaces: mdns::Config,
     label: Option<watch::Receiver<String>>,
+    /// Whether one of our own is still to be made.
+    has_no_ca: bool,
     told: Option<String>,
 }
 
-/// The first look, which the first clients wait for.
+/// The first look, which the first clients wait for: at a first start for the store too, because no CA
+/// is made without it, and what is announced to the house has the CA in it.
 pub(super) async fn first_look(keeper: Option<Keeper>) -> Option<Keeper> {
     let mut keeper = keeper?;
+    if keeper.has_no_ca {
+        // Whatever comes of it, the look tells.
+        drop(tokio::time::timeout(KEY_WAIT, keeper.store.first_opened()).await);
+    }
     keeper.look().await;
     Some(keeper)
 }
@@ -80,6 +88,8 @@ impl Keeper {
             names: config.names.clone(),
             chosen_interfaces: config.mdns.clone(),
             label: None,
+            has_no_ca: config.tls.files.is_none()
+                && matches!(ca_state(&config.state_dir), Ok(CaState::NotYet)),
             told: None,
         }
     }
@@ -102,7 +112,11 @@ impl Keeper {
         match looked.await.context("look at the certificate").map_err(|error| format!("{error:#}"))
         {
             Ok(Ok(change)) => self.tell_change(change),
-            Ok(Err(Error::NotNow)) => self.tell_trouble("no CA while the store is not open"),
+            Ok(Err(Error::NotNow)) => {
+                if self.is_new("not now") {
+                    warn!("no CA is made while the store is not open, it will be tried again");
+                }
+            }
             Ok(Err(failed)) => {
                 let mut text = failed.to_string();
                 let mut cause = failed.source();
@@ -142,12 +156,17 @@ impl Keeper {
         self.told = None;
     }
 
-    /// Once, and again only when it is another one.
     fn tell_trouble(&mut self, trouble: &str) {
-        if self.told.as_deref() != Some(trouble) {
+        if self.is_new(trouble) {
             error!(error = trouble, "the certificate of this cache cannot be renewed or read");
-            self.told = Some(trouble.to_owned());
         }
+    }
+
+    /// A trouble is told once, and again only when it is another one.
+    fn is_new(&mut self, trouble: &str) -> bool {
+        let is_new = self.told.as_deref() != Some(trouble);
+        self.told = Some(trouble.to_owned());
+        is_new
     }
 }
 

@@ -184,3 +184,40 @@ async fn the_lines_for_other_configurations_are_printed() {
     }
     assert!(machine.all().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_user_gets_files_of_their_own() {
+    let Some(setpriv) = crate::world::parts::program("setpriv") else { return };
+    let cache = Cache::start(Settings::new()).await;
+    let machine = Machine::new();
+    machine.put("home/.config/nix/nix.conf", "sandbox = true\n");
+    machine.give_to(65534);
+    let all = machine.all();
+    let (host, ca) = (cache.address().to_string(), cache.ca.to_string());
+    let home = machine.path("home");
+    let run = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(&setpriv);
+        command.args([
+            "--reuid",
+            "65534",
+            "--clear-groups",
+            env!("CARGO_BIN_EXE_snowberry"),
+            "join",
+        ]);
+        command.args(arguments).env("HOME", &home).env_remove("XDG_CONFIG_HOME");
+        command.env("SNOWBERRY_CONFIG", "/dev/null").env("XDG_STATE_HOME", home.join("state"));
+        crate::kit::Ran::from(command.output().unwrap())
+    };
+    let ran = run(&[&host, "--yes", "--fingerprint", &ca, "--install"]);
+    if ran.stderr.contains("Permission denied") && ran.stderr.contains("setpriv") {
+        println!("the program lies where no other user may run it: {}", ran.stderr);
+        return;
+    }
+    ran.expect(0, ".config/systemd/user/snowberry-forward.socket");
+    ran.expect(0, "systemctl --user enable --now snowberry-forward.socket");
+    let joined = Joined::parse(&machine.read("home/.config/snowberry/joined.toml")).unwrap();
+    assert_eq!(joined.ca_file, Some(home.join(".config/snowberry/ca.pem")));
+    assert!(machine.read("home/.config/nix/nix.conf").ends_with("!include snowberry.conf\n"));
+    run(&["--undo"]).expect(0, "removed");
+    assert_eq!(machine.all(), all);
+}

@@ -83,6 +83,13 @@ impl Machine {
         std::fs::write(path, text).unwrap();
     }
 
+    /// All of it is another user's.
+    pub(crate) fn give_to(&self, user: u32) {
+        let owner = format!("{user}:{user}");
+        let status = Command::new("chown").args(["-R", &owner]).arg(&self.root).status().unwrap();
+        assert!(status.success());
+    }
+
     pub(crate) fn read(&self, path: &str) -> String {
         std::fs::read_to_string(self.path(path)).unwrap()
     }

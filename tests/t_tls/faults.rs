@@ -171,3 +171,42 @@ async fn plain_http_at_the_tls_port_and_silence_harm_nobody() {
     pinned(&secured.ca_pem, secured.tls, "localhost").await.unwrap();
     drop(silent);
 }
+
+/// Hands over two sockets as systemd does, the second one under the name of TLS.
+const HAND_OVER: &str = "
+import os, socket, sys
+sockets = [socket.create_server(('127.0.0.1', 0)) for _ in range(2)]
+kept = [os.dup(it.fileno()) for it in sockets]
+for at, fd in enumerate(kept): os.dup2(fd, 20 + at)
+for at in range(2): os.dup2(20 + at, 3 + at)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='2', LISTEN_FDNAMES='snowberry.socket:https')
+os.execv(sys.argv[1], sys.argv[1:])
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_is_handed_over_by_the_name_https_speaks_tls() {
+    let snowberry = Settings::new().wrapped(&["python3", "-c", HAND_OVER]).start().await;
+    let tls = snowberry.tls_address().await;
+    assert_ne!(tls, snowberry.address);
+    snowberry.ready().await;
+    let ca_pem = snowberry.client().get("/ca.pem").await.text().to_owned();
+    pinned(&ca_pem, tls, "snowberry.local").await.unwrap();
+    assert_eq!(snowberry.status().await["tls"]["port"], tls.port());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_that_is_gone_is_not_made_anew_and_comes_back_with_its_backup() {
+    let mut secured = Secured::start(Settings::new()).await;
+    let key = secured.snowberry.state().join("tls/ca.key");
+    let kept = std::fs::read(&key).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    secured.snowberry.stop().await;
+    secured.snowberry.restart().await;
+    secured.snowberry.log_line(&["ERROR", "restore"], LOOK_LIMIT).await;
+    assert_eq!(secured.snowberry.client().get("/nix-cache-info").await.status, 200);
+    assert!(!key.exists());
+    std::fs::write(&key, kept).unwrap();
+    secured.snowberry.log_line(&["certificate loaded"], LOOK_LIMIT).await;
+    let tls = secured.snowberry.tls_address().await;
+    pinned(&secured.ca_pem, tls, "snowberry.local").await.unwrap();
+}

@@ -25,6 +25,7 @@ pub(crate) struct Settings {
     others: Vec<String>,
     environment: Vec<(String, String)>,
     space: Option<String>,
+    wrapper: Vec<String>,
 }
 
 impl Settings {
@@ -69,6 +70,12 @@ impl Settings {
         self.set(r#"listen=["[::]:80"]"#)
     }
 
+    /// Has this command start it, with the real one behind its arguments.
+    pub(crate) fn wrapped(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|it| (*it).to_owned()).collect();
+        self
+    }
+
     /// Starts it with a state folder of its own.
     pub(crate) async fn start(self) -> Snowberry {
         let folder = TempDir::new().unwrap();
@@ -91,6 +98,10 @@ impl Settings {
             // It becomes the program, so that signals reach that.
             whole = Command::new("ip");
             whole.args(["netns", "exec", space]).arg(command.get_program());
+        }
+        if let Some((wrapper, arguments)) = self.wrapper.split_first() {
+            whole = Command::new(wrapper);
+            whole.args(arguments).arg(command.get_program());
         }
         whole.arg("serve").args(command.get_args());
         // Neither the configuration nor the credentials of whoever runs the tests may count.

@@ -160,7 +160,7 @@ async fn found(
 async fn ask(at: &Where, address: SocketAddr) -> anyhow::Result<Met> {
     let plain = Asker { address, host: host_header(&at.host, at.port), tls: None };
     let status = plain.status().await?;
-    let label = at.label.clone().unwrap_or_else(|| label_in(&status));
+    let label = label(&status, at.label.as_deref());
     let (keys, tls) = match tls_port(&status) {
         None => (plain.keys().await?, None),
         Some(port) => {
@@ -188,11 +188,11 @@ fn tls_port(status: &Value) -> Option<u16> {
     status.get("tls")?.get("port")?.as_u64()?.try_into().ok()
 }
 
-/// The label that the cache has in the house, else its name.
-fn label_in(status: &Value) -> String {
+/// The label that the cache has in the house, by its own word; else as it was asked for, else its name.
+fn label(status: &Value, asked: Option<&str>) -> String {
     let text = |key: &str| status.get(key).and_then(Value::as_str);
     let label = text("local_name").and_then(|name| name.strip_suffix(".local"));
-    label.or_else(|| text("name")).unwrap_or(DEFAULT_NAME).to_owned()
+    label.or(asked).or_else(|| text("name")).unwrap_or(DEFAULT_NAME).to_owned()
 }
 
 fn host_header(host: &str, port: u16) -> String {
@@ -288,8 +288,9 @@ mod tests {
     #[test]
     fn the_label_in_the_house_comes_before_the_name() {
         let status = serde_json::json!({"name": "snowberry", "local_name": "snowberry-2.local"});
-        assert_eq!(label_in(&status), "snowberry-2");
+        assert_eq!(label(&status, Some("pi")), "snowberry-2");
         let status = serde_json::json!({"name": "attic", "local_name": null});
-        assert_eq!(label_in(&status), "attic");
+        assert_eq!(label(&status, Some("pi")), "pi");
+        assert_eq!(label(&status, None), "attic");
     }
 }

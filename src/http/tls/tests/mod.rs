@@ -1,4 +1,6 @@
-//! Tests of certificates: made, kept, renewed, lost, given.
+//! Tests of certificates (made, kept, renewed, lost, given), and of the server that shows them.
+
+mod server;
 
 use std::os::unix::fs::PermissionsExt as _;
 
