@@ -26,6 +26,13 @@ in
       environment.SNOWBERRY_CONFIG = "/etc/snowberry/forward.toml";
       path = [ config.nix.package ];
       restartTriggers = [ common.checked ];
+      # The service is nobody that can read a secret: systemd reads it, as root.
+      serviceConfig = lib.mkIf (cfg.tokenFile != null) {
+        LoadCredential = [
+          ""
+          "token:${cfg.tokenFile}"
+        ];
+      };
     };
   };
 }

@@ -5,19 +5,27 @@ use std::process::Command;
 
 use super::world::parts;
 
-/// What `systemd-analyze verify` finds wrong with the forwarder's units below a folder.
-fn verify(folder: &str, manager: &str) {
+/// Exposure that `systemd-analyze security` may find, in tenths: 0 is none, 100 all of it.
+const CACHE_EXPOSURE_MAX: &str = "15";
+
+/// The same of the forwarder, which talks to the Nix daemon and runs `nix`.
+const FORWARDER_EXPOSURE_MAX: &str = "17";
+
+const FORWARDER: [&str; 3] =
+    ["snowberry-forward.service", "snowberry-forward.socket", "snowberry-forward.path"];
+
+/// What `systemd-analyze verify` finds wrong with these units below a folder.
+fn verify(folder: &str, manager: &str, names: &[&str]) {
     let Some(program) = parts::program("systemd-analyze") else { return };
     let units = tempfile::tempdir().unwrap();
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
     let mut paths = Vec::new();
-    for kind in ["service", "socket", "path"] {
-        let name = format!("snowberry-forward.{kind}");
-        let text = std::fs::read_to_string(from.join(&name)).unwrap();
+    for name in names {
+        let text = std::fs::read_to_string(from.join(name)).unwrap();
         // It looks for the program too, which is nowhere here.
         let text = text.replace("/usr/bin/snowberry", "/bin/true");
-        std::fs::write(units.path().join(&name), text).unwrap();
-        paths.push(units.path().join(&name));
+        std::fs::write(units.path().join(name), text).unwrap();
+        paths.push(units.path().join(name));
     }
     let done = Command::new(program)
         .args(["verify", manager, "--man=no", "--recursive-errors=no"])
@@ -32,10 +40,34 @@ fn verify(folder: &str, manager: &str) {
 
 #[test]
 fn the_units_of_a_machine_are_sound() {
-    verify("systemd", "--system");
+    verify("systemd", "--system", &FORWARDER);
 }
 
 #[test]
 fn the_units_of_a_single_user_are_sound() {
-    verify("systemd/user", "--user");
+    verify("systemd/user", "--user", &FORWARDER);
+}
+
+#[test]
+fn the_units_of_the_cache_are_sound() {
+    let units = ["snowberry.service", "snowberry.socket", "snowberry-tls.socket"];
+    verify("systemd", "--system", &units);
+}
+
+#[test]
+fn what_the_services_may_do_is_little() {
+    let Some(program) = parts::program("systemd-analyze") else { return };
+    for (unit, threshold) in [
+        ("snowberry.service", CACHE_EXPOSURE_MAX),
+        ("snowberry-forward.service", FORWARDER_EXPOSURE_MAX),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd").join(unit);
+        let done = Command::new(&program)
+            .args(["security", "--offline=yes", "--no-pager", "--threshold", threshold])
+            .arg(path)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success(), "{unit}: {}", told.lines().last().unwrap_or_default());
+    }
 }
