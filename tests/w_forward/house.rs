@@ -15,7 +15,7 @@ use super::world::{Answer, Client, Forward, House, Machine, Settings, Snowberry,
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// With this much a NAR is not yet in the buffers of all sockets.
-const LEN: usize = 24 << 20;
+const LEN: usize = 40 << 20;
 
 fn settings(cache: &MadeCache, machine: &Machine) -> Settings {
     let folder = format!("file://{}", cache.root().display());

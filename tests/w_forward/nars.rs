@@ -14,6 +14,10 @@ const RESUME_LIMIT: Duration = Duration::from_secs(6);
 
 const LEN: usize = 8 << 20;
 
+/// More than the sockets between cache and client hold by themselves (4 MiB of each writer, and what
+/// readers have not taken): the cache cannot have given all of it away before something happens to it.
+const LONG_LEN: usize = 40 << 20;
+
 /// A lab that holds the NAR whole.
 async fn held(made: &Made) -> Lab {
     let lab = Lab::of(&[made]).await;
@@ -52,7 +56,7 @@ async fn a_nar_that_is_cut_is_gone_on_with_byte_for_byte() {
 
 #[tokio::test]
 async fn a_nar_of_a_cache_that_is_gone_is_cut_and_never_ends_well() {
-    let made = Made::noise("gone", LEN);
+    let made = Made::noise("gone", LONG_LEN);
     let mut lab = held(&made).await;
     let forward = Forward::to(&lab.snowberry.url()).await;
     forward.here(&made.store_path_hash().to_string(), Duration::from_secs(5)).await;
@@ -68,7 +72,7 @@ async fn a_nar_of_a_cache_that_is_gone_is_cut_and_never_ends_well() {
 
 #[tokio::test]
 async fn a_nar_of_a_frozen_cache_goes_on_when_it_thaws_soon() {
-    let made = Made::noise("thawed", LEN);
+    let made = Made::noise("thawed", LONG_LEN);
     let lab = held(&made).await;
     let forward = Forward::to(&lab.snowberry.url()).await;
     forward.here(&made.store_path_hash().to_string(), Duration::from_secs(5)).await;
