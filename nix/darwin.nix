@@ -13,9 +13,7 @@ in
   options.services.snowberry-forward = common.options;
 
   config = lib.mkIf cfg.enable {
-    environment.systemPackages = [ cfg.package ];
-    environment.etc."snowberry/forward.toml".source = common.checked;
-    nix.settings = common.nixSettings;
+    inherit (common.shared) environment nix;
     launchd.daemons.snowberry-forward.serviceConfig = {
       ProgramArguments = [
         (lib.getExe cfg.package)

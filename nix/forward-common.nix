@@ -16,7 +16,7 @@ let
   );
   rendered = (pkgs.formats.toml { }).generate "forward.toml" settings;
 in
-{
+rec {
   options = {
     enable = lib.mkEnableOption "reading from the snowberry of the house, at no cost while it is away";
 
@@ -72,6 +72,13 @@ in
         snowberry.toml(5).
       '';
     };
+  };
+
+  # What both say in the same words; each adds how the forwarder is started.
+  shared = {
+    environment.systemPackages = [ cfg.package ];
+    environment.etc."snowberry/forward.toml".source = checked;
+    nix.settings = nixSettings;
   };
 
   checked = pkgs.runCommand "forward.toml" { } ''

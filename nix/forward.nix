@@ -14,9 +14,7 @@ in
   options.services.snowberry-forward = common.options;
 
   config = lib.mkIf cfg.enable {
-    environment.systemPackages = [ cfg.package ];
-    environment.etc."snowberry/forward.toml".source = common.checked;
-    nix.settings = common.nixSettings;
+    inherit (common.shared) environment nix;
 
     # The units are the package's own, with their sandbox: nothing runs until Nix asks.
     systemd.packages = [ cfg.package ];
