@@ -119,6 +119,9 @@ mod tests {
 
     const EVERY: Duration = Duration::from_millis(100);
 
+    /// For what comes soon, on a busy machine.
+    const WAIT: Duration = Duration::from_secs(20);
+
     struct World {
         disk: Faulty,
         watched: Watched,
@@ -158,18 +161,29 @@ mod tests {
         assert!(matches!(still, Still::Writer(stood) if stood > EVERY), "{still}");
         world.disk.well();
         asking.join_next().await.unwrap().unwrap().unwrap();
-        watched.look(EVERY).await.expect("a writer that moved on");
+        // The answer came before the writer was done with all of it.
+        let moves_on = async {
+            while watched.look(EVERY).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(WAIT, moves_on).await.expect("a writer that moved on");
         watched.store.close().await;
     }
 
     #[tokio::test]
     async fn a_degraded_store_is_no_reason_to_start_again() {
         let world = world(None).await;
+        let store = &world.watched.store;
         world.disk.pull_plug();
-        assert!(
-            world.watched.store.flush().await.is_err()
-                || world.watched.store.state() != State::Open
-        );
+        let is_lost = async {
+            while store.state() == State::Open {
+                let body = bytes::Bytes::from_static(b"x");
+                drop(store.keep_document("log/x", body, store::Origin::Ours).await);
+                drop(store.flush().await);
+            }
+        };
+        tokio::time::timeout(WAIT, is_lost).await.expect("a store that is lost");
         world.watched.look(EVERY).await.expect("a degraded store");
         world.watched.store.close().await;
     }
