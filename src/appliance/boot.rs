@@ -11,17 +11,17 @@ const PREFIX_KEY: &str = "os_prefix=";
 /// What the kernel's command line calls the slot.
 const SLOT_KEY: &str = "snowberry.slot=";
 
-/// The slot of a line `os_prefix=a/`; `None` for any other line.
-fn slot_in(line: &str) -> Option<Option<Slot>> {
-    let folder = line.trim().strip_prefix(PREFIX_KEY)?;
-    Some(folder.trim().strip_suffix('/').and_then(Slot::parse))
+/// The folder that a line `os_prefix=a/` names; `None` for any other line.
+fn folder_in(line: &str) -> Option<&str> {
+    line.trim().strip_prefix(PREFIX_KEY).map(str::trim)
 }
 
 /// The slot that a `config.txt` boots; `None` when no line says it, or two say different ones.
 pub fn slot_of(config: &str) -> Option<Slot> {
-    let mut found = config.lines().filter_map(slot_in);
-    let first = found.next()??;
-    found.all(|other| other == Some(first)).then_some(first)
+    let mut folders = config.lines().filter_map(folder_in);
+    let first = folders.next()?;
+    let slot = Slot::parse(first.strip_suffix('/')?)?;
+    folders.all(|other| other == first).then_some(slot)
 }
 
 /// The same `config.txt` for another slot; every other line stays as it is. `None` when it does not
@@ -30,7 +30,7 @@ pub fn with_slot(config: &str, slot: Slot) -> Option<String> {
     slot_of(config)?;
     let mut text = String::with_capacity(config.len());
     for line in config.split_inclusive('\n') {
-        if slot_in(line).is_none() {
+        if folder_in(line).is_none() {
             text.push_str(line);
             continue;
         }

@@ -29,6 +29,7 @@ pub enum Slot {
 
 impl Slot {
     /// The one that this one is not.
+    #[must_use]
     pub const fn other(self) -> Self {
         match self {
             Self::A => Self::B,

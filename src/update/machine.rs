@@ -127,7 +127,9 @@ impl Machine {
             hash.update(format!("\n{}\n{len}", name.display()));
         }
         let bytes = hash.finalize();
-        Ok(bytes.iter().take(PRINT_BYTES).map(|byte| format!("{byte:02x}")).collect())
+        let digits: Vec<String> =
+            bytes.iter().take(PRINT_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        Ok(digits.concat())
     }
 
     /// Tells the daemon how it stands. Notes are for people: nothing depends on them.

@@ -241,9 +241,8 @@ fn check_signed(
     if signatures.iter().any(by_one) {
         return Ok(());
     }
-    let list = |names: Vec<&str>| match names.is_empty() {
-        true => "none".to_owned(),
-        false => names.join(", "),
+    let list = |names: Vec<&str>| {
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
     };
     Err(ManifestError::Unsigned {
         known: list(keys.keys().iter().map(crate::nix::PublicKey::name).collect()),

@@ -48,19 +48,20 @@ pub struct Config {
 /// Who looks on while an update is fetched and written.
 pub trait Watcher {
     /// So much of a piece of work is done.
-    fn progress(&mut self, what: &'static str, done: u64, of: u64) {
-        let _nobody_looks = (what, done, of);
-    }
+    fn progress(&mut self, what: &'static str, done: u64, of: u64);
 
     /// A step is done. An error ends the work there as a pulled plug would: so tests try each.
-    fn step(&mut self, step: &'static str) -> Result<(), Error> {
-        let _nobody_looks = step;
-        Ok(())
-    }
+    fn step(&mut self, step: &'static str) -> Result<(), Error>;
 }
 
 /// Nobody looks on.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Unwatched;
 
-impl Watcher for Unwatched {}
+impl Watcher for Unwatched {
+    fn progress(&mut self, _: &'static str, _: u64, _: u64) {}
+
+    fn step(&mut self, _: &'static str) -> Result<(), Error> {
+        Ok(())
+    }
+}

@@ -7,7 +7,7 @@ use super::super::{Ended, out};
 use super::runtime;
 use crate::config::Config;
 use crate::units::ByteSize;
-use crate::update::{self, Downgrade, Machine, PATIENCE, Package, Server, Watcher};
+use crate::update::{self, Downgrade, Error, Machine, PATIENCE, Package, Server, Watcher};
 
 /// On a terminal a line is written over this often, in parts of the whole; elsewhere a line is a line
 /// of a log, and ten of them say enough.
@@ -40,6 +40,11 @@ impl Watcher for Shown {
         // Spaces cover what a longer line left there.
         let written = write!(stderr, "\r{text}          {line_end}").and_then(|()| stderr.flush());
         out::ignore_closed_pipe(written);
+    }
+
+    fn step(&mut self, step: &'static str) -> Result<(), Error> {
+        tracing::debug!(step, "update");
+        Ok(())
     }
 }
 

@@ -1,0 +1,1 @@
+//! Nothing yet here in this file.
