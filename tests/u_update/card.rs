@@ -16,10 +16,10 @@ pub(crate) const FIRST: &str = "0.1.0";
 pub(crate) const NEXT: &str = "0.2.0";
 /// Any time.
 pub(crate) const NOW: u64 = 1_795_266_000;
-/// Longer than one block of the slot, and no zeros.
-const ROOT_LEN: usize = 3 << 20;
+/// Several blocks of a decoder, and no zeros.
+const ROOT_LEN: usize = 600 << 10;
 /// What a slot has room for.
-pub(crate) const SLOT_LEN: usize = 4 << 20;
+pub(crate) const SLOT_LEN: usize = 1 << 20;
 
 const CONFIG: &str = "# made by the image\narm_64bit=1\nos_prefix=a/\nkernel=vmlinuz\n";
 

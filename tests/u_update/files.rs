@@ -86,7 +86,7 @@ fn what_is_not_right_is_refused_and_changes_nothing() {
     refused(&card, &Update::new(FIRST).file(), "is not newer than 0.1.0");
     refused(&card, &Update::new("0.0.9").file(), "--allow-downgrade");
     let format = Update { store_format: store::FORMAT + 1, ..Update::new(NEXT) };
-    refused(&card, &format.file(), "could not open".replace("could not", "cannot").as_str());
+    refused(&card, &format.file(), "a store that it cannot open");
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn what_was_signed_and_is_wrong_all_the_same_is_refused() {
         *update.part(name) = bytes;
         update.file()
     };
-    refused(&card, &with("root.squashfs", vec![1; SLOT_LEN + 1]), "root file system needs 4.0 MiB");
+    refused(&card, &with("root.squashfs", vec![1; SLOT_LEN + 1]), "root file system needs 1.0 MiB");
     refused(&card, &with("boot/cmdline.txt", b"root=/dev/x quiet".to_vec()), "root=@ROOT@");
     refused(&card, &with("boot/cmdline.txt", vec![b' '; 5000]), "longer than the kernel reads");
     refused(&card, &with("boot/cmdline.txt", vec![0xff]), "it is no text");
@@ -111,7 +111,11 @@ fn what_was_signed_and_is_wrong_all_the_same_is_refused() {
         let mut lines = after.splitn(3, '\n').skip(2);
         let hash: String = {
             use sha2::Digest;
-            sha2::Sha256::digest(sha_of).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+            sha2::Sha256::digest(sha_of)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect::<Vec<_>>()
+                .concat()
         };
         let manifest = format!(
             "{before}name = \"boot/vmlinuz\"\nsize = {size}\nsha256 = \"{hash}\"\n{}",
@@ -140,7 +144,12 @@ fn either_of_two_keys_is_enough_so_that_one_can_replace_the_other() {
     refused(&card, &by_new.file(), "it has signatures by snowberry-release-2");
     let by_both = Update { keys: vec![new.clone(), super::card::release_key()], ..by_new.clone() };
     try_file(&card, &by_both.file(), Downgrade::Refused).unwrap();
-    let both = trusted().keys().iter().chain([&new.public()]).map(|key| format!("{key}\n")).collect::<String>();
+    let both = trusted()
+        .keys()
+        .iter()
+        .chain([&new.public()])
+        .map(|key| format!("{key}\n"))
+        .collect::<String>();
     fs::write(&card.layout.keys, both).unwrap();
     try_file(&card, &by_new.file(), Downgrade::Refused).unwrap();
 }

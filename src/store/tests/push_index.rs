@@ -4,10 +4,11 @@ use redb::{ReadableTable, TableHandle};
 
 use super::kit::*;
 use super::push_kit::*;
+use crate::store::disk::Folder;
 use crate::store::index::{META_FORMAT, META_TOTALS};
 use crate::store::tables::{META, PUSH_TABLES, QUEUE, QUEUE_SEQ, TARGET, Table};
 use crate::store::writer::{Durable, write_txn};
-use crate::store::{Origin, QueueRow};
+use crate::store::{Origin, QueueRow, State};
 
 const BUDGET: u64 = 1 << 30;
 
