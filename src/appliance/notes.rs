@@ -179,7 +179,8 @@ mod tests {
     fn garbage_and_floods_are_no_notes() {
         let folder = tempfile::tempdir().unwrap();
         let put = |name: &str, bytes: &[u8]| fs::write(folder.path().join(name), bytes).unwrap();
-        for garbage in [&b"\xff\xfe"[..], b"state = 7", b"state = \"x\"", &[b'#'; 1 << 17]] {
+        let flood = vec![b'#'; 1 << 17];
+        for garbage in [&b"\xff\xfe"[..], b"state = 7", b"state = \"x\"", &flood] {
             put(UPDATE, garbage);
             put(SETTINGS, b"errors = 3");
             assert_eq!(Notes::read(folder.path()), Some(Notes::default()));

@@ -88,11 +88,7 @@ pub fn look(machine: &Machine, now: u64) -> Result<Boot, Error> {
 /// This slot is the one that is always booted.
 fn settle(machine: &Machine, folder: Option<&Folder>, now: u64) -> Result<Record, Error> {
     let Some(folder) = folder else { return Ok(Record::default()) };
-    let holds = Holds {
-        version: machine.version.clone(),
-        confirmed: true,
-        print: machine.print(machine.running)?,
-    };
+    let holds = running(machine);
     let before = folder.record();
     let boot_id = machine.boot_id();
     let is_over = |trial: &Trial| trial.boot_id != boot_id || boot_id.is_empty();
@@ -118,6 +114,16 @@ fn settle(machine: &Machine, folder: Option<&Folder>, now: u64) -> Result<Record
         record.refuse(trial.version);
         record.stands(UpdateState::RolledBack, now, Some(why));
     })
+}
+
+/// What runs, which is well. What cannot be looked at is no way back later, and nothing else.
+fn running(machine: &Machine) -> Holds {
+    let print = machine.print(machine.running).unwrap_or_else(|error| {
+        let error: &dyn std::error::Error = &error;
+        tracing::warn!(error, "cannot look at the slot that runs");
+        String::new()
+    });
+    Holds { version: machine.version.clone(), confirmed: true, print }
 }
 
 impl OnTrial {
@@ -168,8 +174,7 @@ impl OnTrial {
         watcher.step("tryboot.txt removed")?;
         let mut record = Record::default();
         if let Some(folder) = &self.folder {
-            let print = machine.print(machine.running)?;
-            let holds = Holds { version: machine.version.clone(), confirmed: true, print };
+            let holds = running(machine);
             record = folder.change(|record| {
                 record.set_holds(machine.running, Some(holds));
                 record.trial = None;

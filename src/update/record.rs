@@ -201,7 +201,8 @@ mod tests {
     fn garbage_is_an_empty_record_that_can_be_written_anew() {
         let data = tempfile::tempdir().unwrap();
         let folder = Folder::open(data.path()).unwrap();
-        for garbage in [&b"\xff"[..], b"state = 1", b"a = {}", &[b'#'; 1 << 17]] {
+        let flood = vec![b'#'; 1 << 17];
+        for garbage in [&b"\xff"[..], b"state = 1", b"a = {}", &flood] {
             fs::write(folder.file(FILE), garbage).unwrap();
             assert_eq!(folder.record(), Record::default());
         }

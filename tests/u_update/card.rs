@@ -1,5 +1,6 @@
 //! A card made of plain files, a packer of updates, and the firmware.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -91,14 +92,15 @@ impl Update {
         let mut packed_parts = Vec::new();
         for (name, bytes) in &self.parts {
             let packed = zstd::encode_all(&bytes[..], 1).unwrap();
-            manifest.push_str(&format!(
-                "[[part]]\nname = {name:?}\nsize = {}\nsha256 = \"{}\"\npacked-size = {}\n\
-                 packed-sha256 = \"{}\"\n",
+            let (sha256, packed_sha256) = (hex(bytes), hex(&packed));
+            write!(
+                manifest,
+                "[[part]]\nname = {name:?}\nsize = {}\nsha256 = \"{sha256}\"\n\
+                 packed-size = {}\npacked-sha256 = \"{packed_sha256}\"\n",
                 bytes.len(),
-                hex(bytes),
                 packed.len(),
-                hex(&packed)
-            ));
+            )
+            .unwrap();
             packed_parts.extend(packed);
         }
         (self.sign(&manifest), packed_parts)
@@ -108,7 +110,7 @@ impl Update {
         let start = format!("snowberry-update-1 {}\n{manifest}", manifest.len());
         let mut head = start.clone();
         for key in &self.keys {
-            head.push_str(&format!("Sig: {}\n", key.sign(&start)));
+            writeln!(head, "Sig: {}", key.sign(&start)).unwrap();
         }
         head.push('\n');
         head.into_bytes()
@@ -130,7 +132,7 @@ impl Update {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
@@ -240,12 +242,12 @@ impl Card {
     /// `appliance.toml` of what runs.
     pub(crate) fn write_layout(&self) {
         let Layout { version, boot, data, slots, notes, keys, health } = &self.layout;
-        let text = format!(
-            "version = {version:?}\nboot = {boot:?}\ndata = {data:?}\n\
-             slots = {{ a = {:?}, b = {:?} }}\nnotes = {notes:?}\nkeys = {keys:?}\n\
-             health = {health:?}\n",
-            slots.a, slots.b
-        );
+        let mut text = format!("version = {version:?}\nhealth = {health:?}\n");
+        for (key, path) in [("boot", boot), ("data", data), ("notes", notes), ("keys", keys)] {
+            writeln!(text, "{key} = \"{}\"", path.display()).unwrap();
+        }
+        let (a, b) = (slots.a.display(), slots.b.display());
+        writeln!(text, "slots = {{ a = \"{a}\", b = \"{b}\" }}").unwrap();
         fs::write(self.path("appliance.toml"), text).unwrap();
     }
 

@@ -171,3 +171,26 @@ async fn a_file_is_installed_and_errors_say_what_is_wrong() {
     let status = fs::read_to_string(card.path("notes/update.toml")).unwrap();
     assert!(status.contains("state = \"installed\"") && status.contains("next = \"0.2.0\""));
 }
+
+#[tokio::test]
+async fn the_boot_partition_is_writable_only_while_it_is_written() {
+    let Some(unshare) = super::world::parts::program("unshare") else { return };
+    let card = Card::new();
+    let file = card.put(&Update::new(NEXT));
+    let inner = command(&card, &[file.to_str().unwrap()]);
+    // A file system of its own in the place of the boot folder, read-only as an appliance has it.
+    let script = r#"set -e; boot=$1; shift
+        cp -a "$boot" "$boot.flashed"; mount -t tmpfs none "$boot"; cp -a "$boot.flashed/." "$boot"
+        mount -o remount,ro "$boot"
+        "$@"
+        if touch "$boot/x" 2>/dev/null; then exit 9; fi
+        cp -a "$boot" "$boot.after""#;
+    let mut outer = Command::new(unshare);
+    outer.args(["--mount", "sh", "-c", script, "sh"]).arg(card.path("boot"));
+    outer.arg(inner.get_program()).args(inner.get_args()).env("SNOWBERRY_CONFIG", "/dev/null");
+    let done = tokio::task::spawn_blocking(move || outer.output().unwrap()).await.unwrap();
+    assert!(done.status.success(), "{:?}: {}", done.status, told(&done));
+    assert!(card.read("boot.after/tryboot.txt").contains("os_prefix=b/"));
+    assert_eq!(card.read("boot.after/b/vmlinuz"), "kernel 0.2.0");
+    assert!(!card.path("boot/b").exists());
+}

@@ -33,7 +33,7 @@ impl Lab {
         let update = Update::new(NEXT);
         let file = fs::read(update.publish(published.path())).unwrap();
         let scripted = Scripted::serve(published.path()).await;
-        Self { card: Card::new(), published: published, scripted, file, name: update.name() }
+        Self { card: Card::new(), published, scripted, file, name: update.name() }
     }
 
     fn server(&self, config: &Config) -> Server {
@@ -121,7 +121,8 @@ async fn a_server_that_cannot_go_on_gives_it_from_its_start() {
 #[tokio::test]
 async fn what_is_there_of_something_else_is_not_gone_on_with() {
     let lab = Lab::new().await;
-    for there in [&b"of an older version"[..], &lab.file[..lab.file.len() - 1], &[0; 2_000_000]] {
+    let longer = vec![0; 2_000_000];
+    for there in [&b"of an older version"[..], &lab.file[..lab.file.len() - 1], &longer] {
         let mut there = there.to_vec();
         // Not the begin of this file.
         there[3] ^= 1;
@@ -184,7 +185,8 @@ async fn a_server_without_it_or_with_trouble_is_told() {
 async fn what_is_newest_counts_only_when_it_is_signed() {
     let lab = Lab::new().await;
     assert_eq!(lab.latest().await.unwrap().manifest.version.to_string(), NEXT);
-    for latest in [&b""[..], b"<html>Please log in</html>", &lab.file[..200], &[b'x'; 1 << 20]] {
+    let flood = vec![b'x'; 1 << 20];
+    for latest in [&b""[..], b"<html>Please log in</html>", &lab.file[..200], &flood] {
         lab.scripted.put("/latest", latest);
         let error = lab.latest().await.unwrap_err();
         assert!(matches!(error, Error::Manifest { .. }), "{error:?}");

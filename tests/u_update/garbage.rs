@@ -9,8 +9,7 @@ use super::card::{Card, FIRST, NEXT, NOW, Plug, Restart, Update};
 
 /// What a torn or worn card may have in the place of a small file.
 fn garbage() -> Vec<Vec<u8>> {
-    let noise: Vec<u8> =
-        (0..4096_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise = (0..1024_u32).flat_map(|at| at.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
     vec![
         Vec::new(),
         vec![0; 512],

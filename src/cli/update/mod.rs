@@ -160,6 +160,12 @@ fn of_server(
     match update::admit(&head.manifest, machine, Downgrade::Refused) {
         Err(update::Error::NotNewer { .. }) => {
             out::line(&format!("{} runs, the server has {version}", machine.version))?;
+            // The trouble of an earlier night is over; that of a trial is not.
+            if folder.record().state == UpdateState::Failed {
+                let record =
+                    folder.change(|record| record.stands(UpdateState::Idle, now(), None))?;
+                machine.tell(&record, false, None);
+            }
             return Ok(false);
         }
         admitted => admitted?,
