@@ -8,8 +8,8 @@
 //!                       cache <- push         the decisions: reads | writes
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
-//!     (beside the house: allocator, ciphers, config, durable, mdns, metrics, pinned, spool,
-//!      systemd, units)
+//!     (beside the house: allocator, appliance, ciphers, config, durable, mdns, metrics, pinned, spool,
+//!      systemd, units, update)
 //! ```
 
 pub mod nix;
@@ -32,6 +32,8 @@ pub mod mdns;
 pub mod spool;
 pub mod config;
 pub mod systemd;
+pub mod appliance;
+pub mod update;
 
 pub mod forward;
 

@@ -18,13 +18,16 @@ use snowberry::config::KEYS;
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
     ("upstream", &["nix", "units", "metrics", "ciphers"]),
     ("cache", &["nix", "store", "upstream", "units", "metrics"]),
     ("push", &["nix", "store", "upstream", "cache", "durable", "units", "metrics"]),
-    ("http", &["nix", "cache", "push", "durable", "units", "metrics", "ciphers", "pinned"]),
+    (
+        "http",
+        &["nix", "cache", "push", "durable", "units", "metrics", "ciphers", "pinned", "appliance"],
+    ),
     ("allocator", &[]),
     ("ciphers", &[]),
     ("durable", &[]),
@@ -35,19 +38,54 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("mdns", &["nix", "units"]),
     ("spool", &["nix", "units", "durable"]),
     ("forward", &["nix", "units", "systemd", "mdns", "spool", "pinned"]),
-    ("config", &["nix", "store", "upstream", "push", "http", "mdns", "spool", "forward", "units"]),
+    ("appliance", &[]),
+    // A server of updates is asked as an upstream is: TLS, redirects and going on are there.
+    ("update", &["nix", "upstream", "appliance", "durable", "units", "metrics"]),
+    (
+        "config",
+        &[
+            "nix", "store", "upstream", "push", "http", "mdns", "spool", "forward", "update",
+            "units",
+        ],
+    ),
     (
         "daemon",
         &[
-            "nix", "store", "upstream", "cache", "push", "http", "durable", "units", "metrics",
-            "config", "systemd", "mdns", "pinned",
+            "nix",
+            "store",
+            "upstream",
+            "cache",
+            "push",
+            "http",
+            "durable",
+            "units",
+            "metrics",
+            "config",
+            "systemd",
+            "mdns",
+            "pinned",
+            "appliance",
         ],
     ),
     (
         "cli",
         &[
-            "nix", "store", "upstream", "push", "http", "units", "metrics", "config", "systemd",
-            "mdns", "spool", "pinned", "forward", "daemon",
+            "nix",
+            "store",
+            "upstream",
+            "push",
+            "http",
+            "units",
+            "metrics",
+            "config",
+            "systemd",
+            "mdns",
+            "spool",
+            "pinned",
+            "forward",
+            "appliance",
+            "update",
+            "daemon",
         ],
     ),
 ];
@@ -386,6 +424,10 @@ fn what_must_be_pure_has_neither_clock_nor_sockets() {
             "src/spool/exclude.rs",
             "src/spool/pace.rs",
             "src/spool/pass.rs",
+            "src/appliance/boot.rs",
+            "src/update/manifest/mod.rs",
+            "src/update/trial.rs",
+            "src/update/version.rs",
         ]
         .contains(&&*source.name);
         if !is_nix && !is_pure {

@@ -193,6 +193,7 @@ mod tests {
             "snowberry-token-remove.1",
             "snowberry-bucket-init.1",
             "snowberry-bucket-policy.1",
+            "snowberry-update.1",
             "snowberry-completions.1",
             "snowberry-man.1",
         ] {

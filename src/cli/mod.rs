@@ -20,6 +20,7 @@ mod serve;
 mod spool;
 mod status;
 mod token;
+mod update;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -162,6 +163,14 @@ enum Command {
         #[command(subcommand)]
         command: bucket::BucketCommand,
     },
+    /// Update an appliance that was made from snowberry's image.
+    ///
+    /// Fetches the newest version of the server that update.url names, or takes a file; verifies it;
+    /// writes it to the slot that does not run; restarts into it once. It stays only when cache,
+    /// store and network are well for a minute there. Otherwise the version before runs again by
+    /// itself. Whatever goes wrong before the restart changes nothing of what runs.
+    #[command(after_help = update::EXAMPLES)]
+    Update(update::UpdateArgs),
     /// Print what a shell needs to complete this command line.
     Completions {
         /// The shell.
@@ -248,6 +257,7 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Spool { command } => spool::run(&command),
         Command::Token { command } => token::run(&command),
         Command::Bucket { command } => bucket::run(&command),
+        Command::Update(args) => update::run(&args),
         Command::Completions { shell } => man::completions(shell),
         Command::Man { dir } => man::run(dir.as_deref()),
     }

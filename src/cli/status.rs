@@ -143,10 +143,31 @@ fn text(status: &Value) -> String {
     }
     line("disk free", bytes("/host/disk_free_bytes"));
     line("memory", bytes("/host/memory_bytes"));
+    line("appliance", appliance_line(&at));
     for upstream in at("/upstreams").and_then(Value::as_array).into_iter().flatten() {
         line("upstream", upstream_line(upstream));
     }
     text
+}
+
+fn appliance_line<'a>(at: &impl Fn(&str) -> Option<&'a Value>) -> Option<String> {
+    let string = |pointer: &str| at(pointer).and_then(Value::as_str);
+    let mut shown = format!("image {}", string("/appliance/version")?);
+    if let Some(slot) = string("/appliance/slot") {
+        shown.push_str(" in slot ");
+        shown.push_str(slot);
+    }
+    for (pointer, before) in [
+        ("/appliance/state", ", update: "),
+        ("/appliance/next", ", next: "),
+        ("/appliance/last_error", ", last error: "),
+    ] {
+        if let Some(word) = string(pointer) {
+            shown.push_str(before);
+            shown.push_str(word);
+        }
+    }
+    Some(shown)
 }
 
 fn upstream_line(upstream: &Value) -> Option<String> {

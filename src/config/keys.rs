@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 40] = [
+pub const KEYS: [Key; 44] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -326,5 +326,35 @@ pub const KEYS: [Key; 40] = [
         "/etc/snowberry/joined.toml, for a single user $XDG_CONFIG_HOME/snowberry/joined.toml",
         "What \"snowberry join\" wrote about the cache of this house. It is read again when it \
          changes.",
+    ),
+    key(
+        "update.url",
+        "URL",
+        "none: nothing is looked for",
+        "Where the appliance looks for its next version: a folder of an https or http server, or \
+         file:///FOLDER, with the file \"latest\" and those that it names. Without it \"snowberry \
+         update FILE\" updates by hand. What is fetched counts only when a release key of the image \
+         has signed it. \"snowberry update --check\" says what there is.",
+    ),
+    key(
+        "update.ca-file",
+        "path",
+        "none",
+        "A PEM file with the certificate authority of the update server, trusted beside those of \
+         the system.",
+    ),
+    key(
+        "update.limit",
+        "size",
+        "none",
+        "Bytes a second of an update that are fetched, such as \"1 MiB\": what is left of the line \
+         is for the rest of the house.",
+    ),
+    key(
+        "appliance.notes",
+        "path",
+        "\"/run/snowberry-appliance\"",
+        "The folder in which updates and settings of the appliance tell the cache how they are, for \
+         its page and its status. Where it is missing, this is no appliance.",
     ),
 ];

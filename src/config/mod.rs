@@ -9,6 +9,7 @@ mod push;
 mod source;
 mod spool;
 mod tls;
+mod update;
 
 use std::fmt;
 use std::io;
@@ -83,6 +84,10 @@ pub struct Config {
     pub tls: Tls,
     /// The client's side.
     pub forward: crate::forward::Config,
+    /// Where updates of the appliance come from.
+    pub update: crate::update::Config,
+    /// Where the parts of the appliance tell the daemon how they are.
+    pub appliance_notes: PathBuf,
 }
 
 /// Why there is no configuration. Exit code 78.
@@ -239,6 +244,8 @@ struct Document {
     spool: spool::SpoolTable,
     tls: tls::TlsTable,
     forward: forward::ForwardTable,
+    update: update::UpdateTable,
+    appliance: update::ApplianceTable,
 }
 
 /// Reads the file (`--config`, else `$SNOWBERRY_CONFIG`, else the default one if it exists, else
@@ -295,6 +302,8 @@ fn freeze(
     let tls = document.tls.freeze(&mut problems);
     let beside = (document.mdns.clone(), spool.clone());
     let forward = document.forward.freeze(store_dir.clone(), beside, surroundings, &mut problems);
+    let update = document.update.freeze(surroundings.files, &mut problems);
+    let appliance_notes = document.appliance.freeze(&mut problems);
     let config = Config {
         file,
         listen: document.listen,
@@ -311,6 +320,8 @@ fn freeze(
         spool,
         tls,
         forward,
+        update,
+        appliance_notes,
     };
     if !config.state_dir.as_os_str().is_empty() {
         problems.extend(check::problems(&config, surroundings.files));

@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::appliance::Notes;
 use crate::cache::{self, Cache};
 use crate::config::{self, Config, Sign};
 use crate::http::{self, Admin, AdminSocket, Crowd, Listeners, PublicKeys, Site};
@@ -88,7 +89,7 @@ pub async fn run(
     let plain_port = addresses.first().map(SocketAddr::port);
     let tls = tls::open(&config, given.tls_sockets).await?;
     let disk = given.disk.unwrap_or_else(|| folder(&config));
-    let store = Store::start(config.store.clone(), disk, metrics.clone())
+    let store = Store::start(store_config(&config), disk, metrics.clone())
         .context("start the store's threads")?;
     for address in &addresses {
         info!(addr = %address, "listening");
@@ -134,6 +135,7 @@ pub async fn run(
         tls: secured,
         plain_port,
         allow: config.allow,
+        notes: config.appliance_notes,
         started,
     };
     let beside = Beside { admin, announcer, keeper, watched };
@@ -222,6 +224,16 @@ fn open_upstreams(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Upst
     } else {
         Err(config::Error::Wrong(config::Problems(problems)).into())
     }
+}
+
+/// An appliance that runs on trial must be able to go back: the store keeps its format.
+fn store_config(config: &Config) -> store::Config {
+    let notes = Notes::read(&config.appliance_notes);
+    let holds_format = notes.and_then(|notes| notes.update).is_some_and(|update| update.trial);
+    if holds_format {
+        info!("this version runs on trial, a store of an older format is left as it is");
+    }
+    store::Config { holds_format, ..config.store.clone() }
 }
 
 /// The folder of the configuration. Made here only where no store was ever begun: a folder that is

@@ -10,6 +10,7 @@ use hyper::header::HeaderValue;
 use hyper::{Method, Request, Response, Version};
 use tracing::debug;
 
+use super::appliance::Appliance;
 use super::body::Body;
 use super::figures::Figures;
 use super::front::Front;
@@ -177,7 +178,9 @@ impl Desk {
 
     async fn status(&self) -> Status {
         let machine = self.machines.current().await;
-        Status::collect(&self.site, self.figures.totals(), machine, SystemTime::now())
+        let appliance = Appliance::read(&self.site.notes).await;
+        let found = (machine, appliance);
+        Status::collect(&self.site, self.figures.totals(), found, SystemTime::now())
     }
 
     /// Always well for a supervisor: without its store the cache lives on, and starting it again

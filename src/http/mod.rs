@@ -1,6 +1,6 @@
 //! What clients see: sockets, routes, replies.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{io, path::PathBuf, sync::Arc, time::Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -27,6 +27,7 @@ mod narinfo;
 mod nar;
 mod range;
 mod status;
+mod appliance;
 mod machine;
 mod page;
 mod figures;
@@ -80,6 +81,8 @@ pub struct Site {
     pub plain_port: Option<u16>,
     /// Address prefixes that may ask besides the LAN's own (`203.0.113.0/24`, `2001:db8::/32`).
     pub allow: Vec<String>,
+    /// Where the parts of the appliance tell how they are; a folder that is missing elsewhere.
+    pub notes: PathBuf,
     /// When the daemon started.
     pub started: Instant,
 }

@@ -7,6 +7,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
+use super::appliance::Appliance;
 use super::host_rule;
 use super::status::Status;
 use crate::pinned::CaFingerprint;
@@ -35,6 +36,7 @@ struct Page<'a> {
     waits: String,
     uptime: String,
     ca: Option<String>,
+    appliance: Option<String>,
 }
 
 /// No scripts, no pictures, no frames, no forms, nothing from elsewhere; one style, by its hash.
@@ -88,6 +90,7 @@ pub(super) fn render(status: &Status, address: &str) -> String {
         waits: waits(status),
         uptime: span(status.uptime_s),
         ca: fingerprint(status),
+        appliance: status.appliance.as_ref().map(Appliance::line),
     };
     page.render().expect("writing to a String cannot fail")
 }
@@ -141,7 +144,9 @@ fn troubles(status: &Status) -> Vec<String> {
             status.name
         )
     });
-    store.chain(renamed).chain(offline).chain(stopped).chain(lost).chain(throttled).collect()
+    let appliance = status.appliance.iter().flat_map(Appliance::troubles);
+    let of_push = stopped.chain(lost);
+    store.chain(renamed).chain(offline).chain(of_push).chain(appliance).chain(throttled).collect()
 }
 
 fn bytes(count: u64) -> String {
@@ -200,6 +205,7 @@ mod tests {
             }],
             host: HostStatus { machine: Machine::default(), disk_free_bytes: 1 << 40 },
             tls: None,
+            appliance: None,
         }
     }
 
@@ -244,6 +250,20 @@ mod tests {
             assert!(page.contains(part), "{part} is not in\n{page}");
         }
         assert!(!page.contains("All is well."));
+    }
+
+    #[test]
+    fn the_page_of_an_appliance_says_what_runs_and_what_went_wrong() {
+        let appliance = Appliance {
+            slot: Some("b"),
+            version: Some("0.2.0".into()),
+            last_error: Some("<0.3.0> did not come up".into()),
+            ..Appliance::default()
+        };
+        let page = render(&Status { appliance: Some(appliance), ..status() }, "http://10.0.0.1");
+        assert!(page.contains("image 0.2.0 in slot b"), "{page}");
+        assert!(page.contains("The last update: &#60;0.3.0&#62; did not come up"), "{page}");
+        assert!(!render(&status(), "http://10.0.0.1").contains("appliance"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::Site;
+use super::appliance::Appliance;
 use super::figures::Totals;
 use super::machine::Machine;
 use crate::cache::{Health, HealthState, StoreState};
@@ -26,6 +27,7 @@ pub(super) struct Status {
     pub(super) upstreams: Vec<UpstreamStatus>,
     pub(super) host: HostStatus,
     pub(super) tls: Option<TlsStatus>,
+    pub(super) appliance: Option<Appliance>,
 }
 
 /// TLS, where it is spoken.
@@ -110,7 +112,12 @@ pub(super) struct HostStatus {
 
 impl Status {
     /// Everything as it is now.
-    pub(super) fn collect(site: &Site, totals: Totals, machine: Machine, now: SystemTime) -> Self {
+    pub(super) fn collect(
+        site: &Site,
+        totals: Totals,
+        (machine, appliance): (Machine, Option<Appliance>),
+        now: SystemTime,
+    ) -> Self {
         let uptime = site.started.elapsed();
         let figures = site.cache.store_figures();
         let targets = site.push.status();
@@ -150,6 +157,7 @@ impl Status {
                 port: *port,
                 ca_sha256: identity.ca().map(CaFingerprint::to_hex),
             }),
+            appliance,
         }
     }
 
@@ -356,6 +364,7 @@ mod tests {
             }],
             host: HostStatus { machine: Machine::default(), disk_free_bytes: 3 },
             tls: None,
+            appliance: None,
         };
         let expected = concat!(
             r#"{"version":"0","name":"snowberry","local_name":null,"public_key":null,"uptime_s":1,"#,
@@ -366,7 +375,7 @@ mod tests {
             r#""targets":[]},"#,
             r#""upstreams":[{"url":"https://cache.example","state":"up","since_s":2,"#,
             r#""push":false,"last_error":null}],"host":{"temperature_c":null,"#,
-            r#""throttled":null,"memory_bytes":null,"disk_free_bytes":3},"tls":null}"#,
+            r#""throttled":null,"memory_bytes":null,"disk_free_bytes":3},"tls":null,"appliance":null}"#,
         );
         assert_eq!(String::from_utf8(status.json()).expect("UTF-8"), expected);
     }

@@ -24,7 +24,7 @@ const CACHE_BYTES: usize = 8 << 20;
 const REST_CACHE_BYTES: usize = 1 << 20;
 
 /// What we write; a higher number is a newer snowberry's.
-pub(super) const FORMAT: u64 = 2;
+pub const FORMAT: u64 = 2;
 
 /// The first one, without the tables of the push side: taken over when it is opened.
 pub(super) const FORMAT_BEFORE_PUSH: u64 = 1;
@@ -278,7 +278,7 @@ fn check_format(database: &Database) -> Result<(), Fault> {
 }
 
 /// Whether the index has the tables of the push side.
-fn has_push_tables(txn: &ReadTransaction) -> Result<bool, Fault> {
+pub(super) fn has_push_tables(txn: &ReadTransaction) -> Result<bool, Fault> {
     let format = META.get(txn, META_FORMAT)?.map(|body| number(META, &body)).transpose()?;
     Ok(format.is_some_and(|format| format > FORMAT_BEFORE_PUSH))
 }

@@ -62,6 +62,7 @@ mod kept;
 
 pub use disk::Disk;
 pub use filling::{Growing, NarWriter};
+pub use index::FORMAT;
 pub use nar::HeldNar;
 pub use nouns::{Error, Figures, Finished, Origin, State, StoredNarInfo};
 pub use push::{Acceptance, Alias, QueueRow, Queued, TargetQueue};
@@ -103,6 +104,10 @@ pub struct Config {
     /// After so long without a question the files are closed; default 1 min. Not a key of the file.
     #[serde(skip)]
     pub rest_after: Option<Duration>,
+    /// Keeps a store of an older format as it is, and does not open it: the program runs on trial,
+    /// and the one before must find its store. Not a key of the file.
+    #[serde(skip)]
+    pub holds_format: bool,
 }
 
 /// A guard on a mutex whose holder may have panicked: what it guards is changed in single steps,

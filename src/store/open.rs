@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::index::{FILE_NAME, Index, StoreId};
+use super::index::{FILE_NAME, Index, StoreId, has_push_tables};
 use super::load::{Loaded, Totals, first_budget, load, mended, new_store_id};
 use super::lock;
 use super::mend::Known;
@@ -51,6 +51,9 @@ pub(super) fn open(shared: &Shared) -> Result<Opened, Fault> {
         Index::create(disk, &shared.meters, new_store_id()?, first_budget(shared, space))?;
     }
     let (index, mut loaded) = Index::open(disk, &shared.meters, |txn| {
+        if shared.config.holds_format && !has_push_tables(txn)? {
+            return Err(held());
+        }
         let loaded = load(txn)?;
         match (marker, marked) {
             (Some(path), Some(id)) if loaded.store_id.is_some_and(|found| found != id) => {
@@ -81,6 +84,12 @@ fn lock_fault(source: std::io::Error) -> Fault {
         return Fault::Refused("another process uses the store's folder: stop it".into());
     }
     Fault::Io { act: "the store's folder cannot be used: is its disk there and writable?", source }
+}
+
+fn held() -> Fault {
+    let sentence = "the store is of an older format, and is kept so while this version runs on \
+                    trial: the one before could not read it any more";
+    Fault::Refused(sentence.into())
 }
 
 fn missing(marker: &Path) -> Fault {

@@ -4,10 +4,11 @@ use redb::{ReadableTable, TableHandle};
 
 use super::kit::*;
 use super::push_kit::*;
+use crate::store::disk::Folder;
 use crate::store::index::{META_FORMAT, META_TOTALS};
 use crate::store::tables::{META, PUSH_TABLES, QUEUE, QUEUE_SEQ, TARGET, Table};
 use crate::store::writer::{Durable, write_txn};
-use crate::store::{Origin, QueueRow};
+use crate::store::{Origin, QueueRow, State};
 
 const BUDGET: u64 = 1 << 30;
 
@@ -16,6 +17,39 @@ fn in_index(house: &House, act: impl FnOnce(&redb::WriteTransaction)) {
     let txn = write_txn(&database, Durable::Yes).unwrap();
     act(&txn);
     txn.commit().unwrap();
+}
+
+/// What a snowberry from before pushing would have left.
+fn to_first_format(house: &House) {
+    in_index(house, |txn| {
+        for table in txn.list_tables().unwrap().collect::<Vec<_>>() {
+            if PUSH_TABLES.iter().any(|push| push.name() == table.name()) {
+                txn.delete_table(table).unwrap();
+            }
+        }
+        META.insert(txn, META_FORMAT, &1_u64.to_be_bytes()).unwrap();
+        let totals = META.get_in(txn, META_TOTALS).unwrap().unwrap();
+        META.insert(txn, META_TOTALS, &totals[..32]).unwrap();
+    });
+}
+
+#[tokio::test]
+async fn an_older_index_keeps_every_byte_while_its_format_is_held() {
+    let mut house = House::new(BUDGET);
+    house.open().await.close().await;
+    // One of the same format is opened as ever.
+    house.config.holds_format = true;
+    house.open().await.close().await;
+    to_first_format(&house);
+    let index = || std::fs::read(house.path().join("index.redb")).unwrap();
+    let before = index();
+    let store = house.start(std::sync::Arc::new(Folder { path: house.path() }));
+    let State::Degraded { reason, .. } = store.first_opened().await else { panic!("opened") };
+    assert!(reason.contains("on trial"), "{reason}");
+    store.close().await;
+    assert!(index() == before, "the index was changed");
+    house.config.holds_format = false;
+    house.open().await.close().await;
 }
 
 #[tokio::test]
@@ -27,16 +61,7 @@ async fn an_index_of_the_first_format_is_taken_over() {
         store.keep_narinfo(narinfo(seed, seed)).await.unwrap();
     }
     store.close().await;
-    in_index(&house, |txn| {
-        for table in txn.list_tables().unwrap().collect::<Vec<_>>() {
-            if PUSH_TABLES.iter().any(|push| push.name() == table.name()) {
-                txn.delete_table(table).unwrap();
-            }
-        }
-        META.insert(txn, META_FORMAT, &1_u64.to_be_bytes()).unwrap();
-        let totals = META.get_in(txn, META_TOTALS).unwrap().unwrap();
-        META.insert(txn, META_TOTALS, &totals[..32]).unwrap();
-    });
+    to_first_format(&house);
     for number in 10..12 {
         let store = house.open().await;
         assert_eq!(store.figures().narinfos, 3 + number - 10);
