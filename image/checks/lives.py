@@ -38,6 +38,7 @@ class Life:
         self.closure = closure
         self.card = Card.flash(image.path, folder / "card.img", CARD_BYTES)
         self.identity = ""
+        self.token = ""
         self.pushed: list[str] = []
 
     def power_on(self, **more: object) -> Machine:
@@ -59,11 +60,15 @@ class Life:
             "chown snowberry /etc/snowberry/*; systemctl restart snowberry"
         )
         wait_for("the cache's return", 120, lambda: machine.get("/healthz")[0] == 200 or None)
-        told = machine.shell("runuser -u snowberry -- snowberry token add tower 2>&1")
-        token = re.search(r"\b[a-z0-9]{32,}\b", told)
-        expect(token, f"no token in: {told}")
-        assert token is not None
-        return token[0]
+        if not self.token:
+            self.token = (
+                machine.shell(
+                    "STATE_DIRECTORY=/var/lib/snowberry runuser -u snowberry -- snowberry token add tower"
+                )
+                .split("\n")[0]
+                .strip()
+            )
+        return self.token
 
 
 def own_key(machine: Machine) -> str:
@@ -93,7 +98,7 @@ def check_all(image: Image, report: Report, pulls: int, seed: int) -> None:
         if life.identity:
             for number in range(pulls):
                 pull = (number, random.Random(seed * 1000 + number))
-                report.check(f"plug pulled, {number + 1} of {pulls}", lambda pull=pull: pulled(life, *pull))
+                report.check(f"plug pulled, {number + 1} of {pulls}", lambda number=number: pulled(life, number, random.Random(seed * 1000 + number)))
             report.check("card flashed again", lambda: flashed_again(life))
 
 
@@ -107,7 +112,9 @@ def first_life(life: Life, report: Report) -> None:
     lan.start()
     try:
         with life.power_on(network=lan.options()) as machine:
-            booted = report.check("first start, empty card", lambda: f"first answer after {machine.first_answer():.0f} s")
+            booted = report.check(
+                "first start, empty card", lambda: f"first answer after {machine.first_answer():.0f} s"
+            )
             if not booted:
                 print(machine.said()[-3000:])
                 return
@@ -142,7 +149,11 @@ def announced(lan: Lan) -> str:
 
     def look() -> str | None:
         names = {record.name for record in lan.heard if record.kind == A}
-        services = {record.value.decode() for record in lan.heard if record.name == "_nix-cache._tcp.local" and record.kind == PTR}
+        services = {
+            record.value.decode()
+            for record in lan.heard
+            if record.name == "_nix-cache._tcp.local" and record.kind == PTR
+        }
         return f"{names}, {services}" if "snowberry.local" in names and services else None
 
     return wait_for("snowberry.local and its service", 90, look)
@@ -184,8 +195,16 @@ def locked(machine: Machine) -> str:
     expect(machine.shell("systemctl is-active ssh").strip() == "inactive", "ssh runs")
     expect(re.search(r"^root (L|LK) ", machine.shell("passwd -S root")), "root is not locked")
     listeners = machine.shell("ss -Hlntu | awk '{print $1, $5}'").split("\n")
-    ports = {(each.split()[0], int(each.rsplit(":", 1)[1])) for each in listeners if ":" in each and "127.0.0." not in each and "%lo" not in each}
-    stranger = {each for each in ports if each not in {("tcp", 80), ("tcp", 443), ("udp", 5353), ("udp", 68), ("udp", 546)}}
+    ports = {
+        (each.split()[0], int(each.rsplit(":", 1)[1]))
+        for each in listeners
+        if ":" in each and "127.0.0." not in each and "%lo" not in each
+    }
+    stranger = {
+        each
+        for each in ports
+        if each not in {("tcp", 80), ("tcp", 443), ("udp", 5353), ("udp", 68), ("udp", 546)}
+    }
     expect(not stranger, f"listened to from outside: {sorted(stranger)}")
     return f"listens at {sorted(ports)}"
 
@@ -331,4 +350,4 @@ def flashed_again(life: Life) -> str:
         acknowledged(life, machine)
         status = json.loads(machine.get("/api/status")[1])
         machine.pull_the_plug()
-    return f"{len(life.pushed)} pushed paths are still here; store {status.get('store', {}).get('state', '?')}"
+    return f"{len(life.pushed)} pushed paths are still here, {status['store']['nars']} NARs"

@@ -72,7 +72,9 @@ class Minio:
 
     def _try(self, *arguments: str) -> bool:
         command = [str(self._mc), "--quiet", *arguments]
-        return subprocess.run(command, env=self._environment, capture_output=True, check=False).returncode == 0
+        return (
+            subprocess.run(command, env=self._environment, capture_output=True, check=False).returncode == 0
+        )
 
     def fill(self, folder: Path) -> None:
         """Uploads a binary cache."""
@@ -123,7 +125,16 @@ class Nix:
 
     def run(self, script: str) -> str:
         """The output of a script that must succeed."""
-        command = [str(self._enter), "trixie", self._folder.name, "/bin/bash", "-euo", "pipefail", "-c", script]
+        command = [
+            str(self._enter),
+            "trixie",
+            self._folder.name,
+            "/bin/bash",
+            "-euo",
+            "pipefail",
+            "-c",
+            script,
+        ]
         done = subprocess.run(
             command, env=self._environment, capture_output=True, text=True, timeout=NIX_WAIT_S, check=False
         )  # fmt: skip

@@ -36,7 +36,13 @@ ENABLED = (
     "systemd-networkd.service", "systemd-resolved.service", "systemd-timesyncd.service",
     "wpa_supplicant@wlan0.service", "ssh.service",
 )  # fmt: skip
-DISABLED = ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "ssh.socket")
+DISABLED = (
+    "apt-daily.timer",
+    "apt-daily-upgrade.timer",
+    "dpkg-db-backup.timer",
+    "e2scrub_all.timer",
+    "ssh.socket",
+)
 SET_ID = {
     "su", "mount", "umount", "passwd", "chfn", "chsh", "newgrp", "gpasswd", "chage", "expiry",
     "unix_chkpwd", "ssh-agent", "ssh-keysign", "dbus-daemon-launch-helper",
@@ -147,11 +153,18 @@ def credentials(root: Root) -> None:
     """Nothing that opens, and nothing that two cards would share."""
     hashes = [line.split(":")[1] for line in root.text("/etc/shadow").splitlines()]
     expect(all(each in ("*", "!", "!*", "!!") for each in hashes), "an account has a password")
-    people = [line for line in root.text("/etc/passwd").splitlines() if 1000 <= int(line.split(":")[2]) < 60000]
+    people = [
+        line for line in root.text("/etc/passwd").splitlines() if 1000 <= int(line.split(":")[2]) < 60000
+    ]
     expect(not people, f"accounts of people: {people}")
     expect(not list((root.folder / "etc/ssh").glob("ssh_host_*")), "ssh host keys")
     expect(root.text("/etc/machine-id") == "", "a machine-id")
-    for name in ("var/lib/systemd/random-seed", "root/.ssh", "var/lib/snowberry/key", "etc/snowberry/credentials"):
+    for name in (
+        "var/lib/systemd/random-seed",
+        "root/.ssh",
+        "var/lib/snowberry/key",
+        "etc/snowberry/credentials",
+    ):
         expect(not (root.folder / name).exists(), f"{name} exists")
     for pattern in ("*.pem", "*.key", "*secret*"):
         found = [each for each in (root.folder / "etc").rglob(pattern) if "ssl/certs" not in str(each)]

@@ -55,8 +55,7 @@ class Card:
         """What the table lists."""
         table = json.loads(run("sfdisk", "-J", str(self.path)))["partitiontable"]["partitions"]
         return [
-            Partition(number, entry["start"], entry["size"])
-            for number, entry in enumerate(table, start=1)
+            Partition(number, entry["start"], entry["size"]) for number, entry in enumerate(table, start=1)
         ]
 
     def partition(self, number: int) -> Partition:

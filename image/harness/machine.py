@@ -110,9 +110,7 @@ class Machine:
     ) -> list[str]:
         # The consoles are this machine's own; the rest is what the card says.
         line = re.sub(r"console=\S+\s*|\bquiet\b", "", command_line) + " console=ttyAMA0,115200"
-        forwards = "".join(
-            f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in self.ports.items()
-        )
+        forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in self.ports.items())
         restrict = "off" if outside else "on"
         command = [
             "qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-smp", "2",
