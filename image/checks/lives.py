@@ -1,5 +1,6 @@
 """The life of one card: its first start, a house that uses it, the plug, the card flashed again."""
 
+import contextlib
 import json
 import random
 import re
@@ -7,6 +8,7 @@ import tempfile
 import threading
 import time
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.card import Card, run
@@ -23,23 +25,38 @@ DAY_S = 86400
 # Something that the house builds and pushes, with a name of its own.
 EXPRESSION = """derivation {{
   name = "{name}"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
-  args = [ "-euc" "awk -v s={seed} 'BEGIN {{ for (n = 0; n < {lines}; n++) {{ s = s * 16807 % 2147483647; print s }} }}' > $out" ];
+  args = [ "-euc" ''
+    awk -v s={seed} -v n={lines} 'BEGIN {{ while (n-- > 0) {{ s = s * 16807 % 2147483647; print s }} }}' > $out
+  '' ];
 }}
 """
+
+
+@dataclass(frozen=True)
+class House:
+    """What is around the card."""
+
+    minio: Minio
+    closure: Closure
 
 
 class Life:
     """A card, and what is known of it from one power-on to the next."""
 
-    def __init__(self, image: Image, folder: Path, minio: Minio, closure: Closure) -> None:
+    def __init__(self, image: Image, folder: Path, house: House | str) -> None:
         self.image = image
         self.folder = folder
-        self.minio = minio
-        self.closure = closure
+        self._house = house
         self.card = Card.flash(image.path, folder / "card.img", CARD_BYTES)
         self.identity = ""
         self.token = ""
         self.pushed: list[str] = []
+
+    def house(self) -> House:
+        """What is around the card, where it could be had."""
+        if isinstance(self._house, str):
+            raise Skipped(self._house)
+        return self._house
 
     def power_on(self, **more: object) -> Machine:
         """The card in a machine that can reach this host."""
@@ -50,13 +67,13 @@ class Life:
         start without this has the image's own configuration."""
         config = (
             "[push]\nplain = true\n\n[[upstream]]\n"
-            f'url = "{self.minio.url}"\ntrusted-public-keys = ["{self.closure.key}"]\n'
+            f'url = "{self.house().minio.url}"\ntrusted-public-keys = ["{self.house().closure.key}"]\n'
             'credentials-file = "/etc/snowberry/credentials"\npush = true\n'
         )
         machine.shell(
             "umask 077; "
             f"cat >/etc/snowberry/snowberry.toml <<'E'\n{config}\nE\n"
-            f"cat >/etc/snowberry/credentials <<'E'\n{self.minio.credentials}\nE\n"
+            f"cat >/etc/snowberry/credentials <<'E'\n{self.house().minio.credentials}\nE\n"
             "chown snowberry /etc/snowberry/*; systemctl restart snowberry"
         )
         wait_for("the cache's return", 120, lambda: machine.get("/healthz")[0] == 200 or None)
@@ -85,25 +102,28 @@ def identity(machine: Machine) -> str:
 
 def check_all(image: Image, report: Report, pulls: int, seed: int) -> None:
     """Every check of this module; later ones need what earlier ones left on the card."""
-    try:
-        closure = Closure(image)
-        minio = Minio(image)
-    except Skipped as reason:
-        report.check("a house around the card", lambda: _skip(str(reason)))
-        return
-    with tempfile.TemporaryDirectory(prefix="snowberry-life.") as name, minio:
-        minio.fill(closure.binary_cache)
-        life = Life(image, Path(name), minio, closure)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="snowberry-life.")))
+        house: House | str
+        try:
+            closure = Closure(image)
+            minio = stack.enter_context(Minio(image))
+            minio.fill(closure.binary_cache)
+            house = House(minio, closure)
+        except Skipped as reason:
+            house = str(reason)
+        life = Life(image, folder, house)
         first_life(life, report)
-        if life.identity:
-            for number in range(pulls):
-                pull = (number, random.Random(seed * 1000 + number))
-                report.check(f"plug pulled, {number + 1} of {pulls}", lambda number=number: pulled(life, number, random.Random(seed * 1000 + number)))
-            report.check("card flashed again", lambda: flashed_again(life))
+        if not life.identity:
+            return
 
+        def pull(number: int) -> None:
+            chance = random.Random(seed * 1000 + number)
+            report.check(f"plug pulled, {number + 1} of {pulls}", lambda: pulled(life, number, chance))
 
-def _skip(reason: str) -> str:
-    raise Skipped(reason)
+        for number in range(pulls):
+            pull(number)
+        report.check("card flashed again", lambda: flashed_again(life))
 
 
 def first_life(life: Life, report: Report) -> None:
@@ -161,10 +181,12 @@ def announced(lan: Lan) -> str:
 
 def well(machine: Machine) -> str:
     """Everything started, and little memory taken."""
-    state = wait_for(
-        "the end of the start", 240,
-        lambda: (lambda told: told if told != "starting" else None)(machine.shell("systemctl is-system-running").strip()),
-    )  # fmt: skip
+
+    def settled() -> str | None:
+        state = machine.shell("systemctl is-system-running").strip()
+        return None if state in ("initializing", "starting") else state
+
+    state = wait_for("the end of the start", 240, settled)
     failed = machine.shell("systemctl --failed --no-legend --plain").strip()
     expect(state == "running" and not failed, f"{state}: {failed}")
     memory = machine.shell("free -m | awk '/^Mem/ {print $3, $2}'").split()
@@ -236,12 +258,12 @@ def rest(machine: Machine) -> str:
 def substitutes(life: Life, machine: Machine) -> str:
     """The whole closure, from the bucket through the machine into a real store."""
     life.configure(machine)
-    client = Nix(life.image, machine.url, life.closure.key)
+    client = Nix(life.image, machine.url, life.house().closure.key)
     try:
         begun = time.monotonic()
-        client.run(f"nix-store --realise {life.closure.top} && nix-store --verify --check-contents")
-        paths = client.run(f"nix-store -qR {life.closure.top}").split()
-        expect(len(paths) == len(life.closure.paths), f"{len(paths)} paths")
+        client.run(f"nix-store --realise {life.house().closure.top} && nix-store --verify --check-contents")
+        paths = client.run(f"nix-store -qR {life.house().closure.top}").split()
+        expect(len(paths) == len(life.house().closure.paths), f"{len(paths)} paths")
         return f"{len(paths)} paths in {time.monotonic() - begun:.0f} s"
     finally:
         client.close()
@@ -266,7 +288,9 @@ def pushes(life: Life, machine: Machine) -> str:
     """What the house builds goes through the machine into the bucket."""
     token = life.configure(machine)
     path = push(life, machine, token, "from-the-house", 50000)
-    wait_for("the path in the bucket", 120, lambda: life.minio.holds(f"{hash_part(path)}.narinfo") or None)
+    wait_for(
+        "the path in the bucket", 120, lambda: life.house().minio.holds(f"{hash_part(path)}.narinfo") or None
+    )
     return path
 
 
@@ -336,7 +360,10 @@ def pulled(life: Life, number: int, chance: random.Random) -> str:
         machine.pull_the_plug()
     told = file_system(life)
     pushed = len(life.pushed) - before
-    return f"up after {up:.0f} s, pulled {moment:.0f} s into it with {pushed} pushes answered, up after {again:.0f} s, {told}"
+    return (
+        f"up after {up:.0f} s, pulled {moment:.0f} s into it with {pushed} pushes answered, "
+        f"up after {again:.0f} s, {told}"
+    )
 
 
 def flashed_again(life: Life) -> str:

@@ -63,7 +63,10 @@ class Minio:
             "MC_HOST_s3": f"http://{ADMIN[0]}:{ADMIN[1]}@127.0.0.1:{self.port}",
         }  # fmt: skip
         self._process = subprocess.Popen(
-            [str(part(image, "minio/minio")), "server", "--quiet", "--address", f"127.0.0.1:{self.port}", f"{home}/data"],
+            [
+                str(part(image, "minio/minio")), "server", "--quiet",
+                "--address", f"127.0.0.1:{self.port}", f"{home}/data",
+            ],
             env=self._environment, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -131,7 +131,8 @@ def boot_files(card: Card) -> str:
     expect(line.count("\n") == 1, "cmdline.txt is not one line")
     for word in ("root=PARTUUID=5b0e2217-02", "snowberry.slot=a", "boot=snowberry", " ro "):
         expect(word in line, f"cmdline.txt lacks {word}")
-    return f"kernel {len(card.read('a/vmlinuz')) // MIB} MiB, initramfs {len(card.read('a/initrd.img')) // MIB} MiB"
+    kernel, initramfs = (len(card.read(f"a/{name}")) // MIB for name in ("vmlinuz", "initrd.img"))
+    return f"kernel {kernel} MiB, initramfs {initramfs} MiB"
 
 
 def device_trees(card: Card) -> None:
