@@ -129,7 +129,7 @@ fn one_compiler_is_named_everywhere() {
     let lock = text("image/toolchain.lock");
     let debian = lock.lines().find_map(|line| line.strip_prefix("rustc-web amd64 ")).unwrap();
     let debian: Vec<u32> = debian.split(['.', '+']).take(2).map(|it| it.parse().unwrap()).collect();
-    assert!(debian.as_slice() >= numbers.get(..2).unwrap(), "{debian:?} is older than {channel}");
+    assert!(debian.as_slice() >= &numbers[..2], "{debian:?} is older than {channel}");
 }
 
 #[test]
@@ -146,7 +146,9 @@ fn what_moves_bytes_is_built_for_speed() {
         let small = settings.get("opt-level").is_some_and(|level| level.as_integer() != Some(3));
         assert!(!small || !HOT.contains(&&**name), "{name} is built for size");
     }
-    HOT.into_iter().for_each(|name| assert!(known(name), "{name}: this list is old"));
+    for name in HOT {
+        assert!(known(name), "{name}: this list is old");
+    }
 }
 
 /// The built program; None: it was not asked for, and the test must return.
@@ -177,7 +179,7 @@ fn it_needs_no_newer_glibc_than_debian_12_has() {
     found.dedup();
     eprintln!("versions of glibc that it needs: {found:?}");
     let highest = found.last().expect("it needs none: readelf was misread");
-    assert!(highest.get(..2).unwrap() <= GLIBC_MAX.as_slice(), "it needs {highest:?}");
+    assert!(&highest[..2] <= GLIBC_MAX.as_slice(), "it needs {highest:?}");
 
     let dynamic = readelf(&["--dynamic", "--wide"], &program);
     let needed = dynamic.lines().filter(|line| line.contains("(NEEDED)"));

@@ -38,7 +38,7 @@ impl Packages {
     }
 }
 
-/// None where this is no x86_64 machine, whose package is asked for.
+/// None where this is no `x86_64` machine, whose package is asked for.
 fn packages() -> &'static Packages {
     static PACKAGES: OnceLock<Packages> = OnceLock::new();
     PACKAGES.get_or_init(|| {
