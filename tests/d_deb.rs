@@ -147,7 +147,7 @@ fn installing_it_enables_and_starts_nothing() {
     assert_eq!(version.trim(), format!("snowberry {}", env!("CARGO_PKG_VERSION")));
     assert_eq!(machine.enabled(), ["disabled"; 6]);
     machine.run("getent passwd snowberry && getent group snowberry");
-    machine.run("systemd-analyze verify /lib/systemd/system/snowberry.service || true; man -w snowberry snowberry-join; man -w 5 snowberry.toml");
+    machine.run("man -w snowberry snowberry-join; man -w 5 snowberry.toml");
     let hook = machine.run("readlink -f /usr/bin/snowberry-hook; bash -n /usr/share/bash-completion/completions/snowberry");
     assert_eq!(hook.trim(), "/usr/bin/snowberry");
     assert!(!machine.run("ls /var/lib").contains("snowberry"), "a store was begun");
