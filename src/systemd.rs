@@ -45,10 +45,15 @@ pub fn alive() {
     tell(NotifyState::Watchdog);
 }
 
-/// How often [`alive`] is wanted: half of what the unit allows, as `sd_watchdog_enabled(3)` advises.
-/// `None` when nobody watches.
+/// After how long without [`alive`] the service is started again (`WatchdogSec=`). `None` when
+/// nobody watches.
+pub fn watchdog_allowed() -> Option<Duration> {
+    sd_notify::watchdog_enabled().filter(|allowed| !allowed.is_zero())
+}
+
+/// How often [`alive`] is wanted: half of that, as `sd_watchdog_enabled(3)` advises.
 pub fn watchdog_interval() -> Option<Duration> {
-    sd_notify::watchdog_enabled().map(|allowed| allowed / 2).filter(|half| !half.is_zero())
+    watchdog_allowed().map(|allowed| allowed / 2).filter(|half| !half.is_zero())
 }
 
 /// A supervisor that does not listen must not end the service.

@@ -6,6 +6,7 @@ mod key;
 mod listen;
 mod names;
 mod tls;
+mod watchdog;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use tracing::{error, info, warn};
 use crate::appliance::Notes;
 use crate::cache::{self, Cache};
 use crate::config::{self, Config, Sign};
-use crate::http::{self, Admin, AdminSocket, Listeners, PublicKeys, Site};
+use crate::http::{self, Admin, AdminSocket, Crowd, Listeners, PublicKeys, Site};
 use crate::mdns::Announcer;
 use crate::metrics::Metrics;
 use crate::nix::SecretKey;
@@ -32,6 +33,7 @@ use crate::systemd;
 use crate::upstream::Upstream;
 
 use listen::listen;
+use watchdog::Watched;
 
 pub use key::{Imported, OwnKeys, had_own_key, import, own_key_file, read_own_key, rotate};
 
@@ -113,7 +115,11 @@ pub async fn run(
     let secured = tls.as_ref().and_then(tls::Tls::shown);
     let announcer = announce::start(&config, (&addresses, &tls_addresses), &keys, secured.as_ref());
     let keeper = keeper.map(|keeper| keeper.following(announcer.as_ref().map(Announcer::name)));
-    let listeners = Listeners { plain, tls: tls.map(|tls| tls.listeners).unwrap_or_default() };
+    let crowd = Crowd::default();
+    let address = addresses.first().or(tls_addresses.first()).copied();
+    let watched = Watched { address, crowd: crowd.clone(), store: store.clone() };
+    let tls_listeners = tls.map(|tls| tls.listeners).unwrap_or_default();
+    let listeners = Listeners { plain, tls: tls_listeners, crowd };
     let admin = admin::open(&config, (&push, &cache, &public_keys));
     let site = Site {
         cache: cache.clone(),
@@ -132,7 +138,7 @@ pub async fn run(
         notes: config.appliance_notes,
         started,
     };
-    let beside = Beside { admin, announcer, keeper };
+    let beside = Beside { admin, announcer, keeper, watched };
     let ended = serve(listeners, Arc::new(site), push, beside, stop).await;
     within(CACHE_CLOSE_WAIT, "fills", cache.close()).await;
     within(STORE_CLOSE_WAIT, "store", store.close()).await;
@@ -273,6 +279,7 @@ struct Beside {
     admin: Option<(AdminSocket, Arc<Admin>)>,
     announcer: Option<Announcer>,
     keeper: Option<tls::Keeper>,
+    watched: Watched,
 }
 
 /// Serves, pushes, watches, and returns when `stop` was cancelled and all is drained, or when a
@@ -288,9 +295,8 @@ async fn serve(
     let drained = stop.clone();
     tasks
         .spawn(async move { http::serve(listeners, site, drained).await.context("serve clients") });
-    if let Some(interval) = systemd::watchdog_interval() {
-        let stop = stop.clone();
-        tasks.spawn(watchdog_task(interval, stop));
+    if let Some(allowed) = systemd::watchdog_allowed() {
+        tasks.spawn(watchdog::run(beside.watched, allowed, stop.clone()));
     }
     if let Some(announcer) = beside.announcer {
         let stop = stop.clone();
@@ -361,16 +367,6 @@ fn early_end(
         Some(Ok(Err(error))) => Err(error),
         Some(Err(error)) => Err(error).context("a task panicked"),
     }
-}
-
-/// Runs on the runtime that answers clients: when that stands still, so does this, and systemd
-/// starts the service again.
-async fn watchdog_task(interval: Duration, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut ticks = tokio::time::interval(interval);
-    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        systemd::alive();
-    }
-    Ok(())
 }
 
 async fn within(wait: Duration, what: &'static str, closing: impl Future<Output = ()>) {

@@ -48,6 +48,8 @@ pub use public_keys::PublicKeys;
 use answer::Desk;
 use lan::Lan;
 use server::{Door, Limits, Server};
+
+pub use server::Crowd;
 use tls::Identity;
 
 /// What the server needs to know of itself; put together by the daemon.
@@ -92,6 +94,8 @@ pub struct Listeners {
     pub plain: Vec<TcpListener>,
     /// With TLS.
     pub tls: Vec<TcpListener>,
+    /// How many there are.
+    pub crowd: Crowd,
 }
 
 /// Serves until `stop` is cancelled, then drains: no new connections, running answers get at most
@@ -115,5 +119,6 @@ pub async fn serve(
         let desk = Arc::clone(&desk);
         async move { desk.answer(request, ends).await }
     };
-    Server::new(lan, Limits::default(), answer, stop).run(doors).await
+    let limits = Limits { crowd: listeners.crowd, ..Limits::default() };
+    Server::new(lan, limits, answer, stop).run(doors).await
 }

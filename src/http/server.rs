@@ -84,11 +84,32 @@ pub(super) struct Door {
     pub(super) tls: Option<TlsAcceptor>,
 }
 
+/// The places of connections, shared with whoever wants to know whether one is left.
+#[derive(Debug, Clone)]
+pub struct Crowd(Arc<Semaphore>);
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self::new(CONNECTIONS_MAX)
+    }
+}
+
+impl Crowd {
+    pub(super) fn new(connections_max: usize) -> Self {
+        Self(Arc::new(Semaphore::new(connections_max)))
+    }
+
+    /// Whether nobody is accepted until somebody leaves.
+    pub fn is_full(&self) -> bool {
+        self.0.available_permits() == 0
+    }
+}
+
 /// The bounds of connections; arguments for tests.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 #[allow(clippy::struct_field_names, reason = "the bound stands last in every name")]
 pub(super) struct Limits {
-    pub(super) connections_max: usize,
+    pub(super) crowd: Crowd,
     pub(super) connections_a_peer_max: usize,
     pub(super) handshake_max: Duration,
     pub(super) idle_max: Duration,
@@ -99,7 +120,7 @@ pub(super) struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            connections_max: CONNECTIONS_MAX,
+            crowd: Crowd::default(),
             connections_a_peer_max: CONNECTIONS_A_PEER_MAX,
             handshake_max: HANDSHAKE_MAX,
             idle_max: IDLE_MAX,
@@ -113,7 +134,6 @@ impl Default for Limits {
 pub(super) struct Server<A> {
     lan: Lan,
     limits: Limits,
-    permits: Arc<Semaphore>,
     peers: Arc<Peers>,
     requests: h2::Requests,
     request_permits: Arc<Semaphore>,
@@ -127,11 +147,10 @@ where
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
     pub(super) fn new(lan: Lan, limits: Limits, answer: A, stop: CancellationToken) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(limits.connections_max));
         let requests = h2::Requests::new(limits.stall_max);
         let request_permits = Arc::new(Semaphore::new(h2::REQUESTS_MAX));
         let peers = Arc::default();
-        Arc::new(Self { lan, limits, permits, peers, requests, request_permits, answer, stop })
+        Arc::new(Self { lan, limits, peers, requests, request_permits, answer, stop })
     }
 
     /// Serves until stopped, then drains. Returns when all connections have ended.
@@ -201,7 +220,7 @@ where
         &self,
         listener: &TcpListener,
     ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = Arc::clone(&self.limits.crowd.0).acquire_owned().await;
         let permit = permit.expect("nobody closes this semaphore");
         let (stream, peer) = listener.accept().await?;
         Ok((stream, peer, permit))

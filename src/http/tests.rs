@@ -22,7 +22,7 @@ use super::lan::Lan;
 use super::refusal::Refusal;
 use super::reply::{Media, Reply, etag};
 use super::route::{Route, route};
-use super::server::{Door, Ends, Limits, Server};
+use super::server::{Crowd, Door, Ends, Limits, Server};
 use super::upload::Upload;
 use crate::cache::Cut;
 use crate::metrics::Counter;
@@ -258,7 +258,7 @@ async fn a_panic_costs_its_own_connection_only() {
 
 #[tokio::test]
 async fn connections_beyond_the_bound_wait_for_their_turn() {
-    let world = World::front(Limits { connections_max: 1, ..Limits::default() }).await;
+    let world = World::front(Limits { crowd: Crowd::new(1), ..Limits::default() }).await;
     let mut first = world.connect().await;
     first.send(&get("/nothing", "")).await;
     first.until("Not here.\n").await;

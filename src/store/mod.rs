@@ -153,6 +153,12 @@ impl Store {
         self.shared.state()
     }
 
+    /// For how long the writer has been at one and the same thing, which is mostly the disk; zero
+    /// while it waits for work, and while the store is degraded: nobody waits for it then.
+    pub fn writer_stands_for(&self) -> Duration {
+        self.shared.writer_stands_for()
+    }
+
     /// The store's figures.
     pub fn figures(&self) -> Figures {
         self.shared.figures()

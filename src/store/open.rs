@@ -161,7 +161,8 @@ fn begin(
     let budget = shared.config.budget.map_or(known.budget, |size| size.0);
     let next_id = known.next_id.unwrap_or(0);
     let kept = loaded.segments.values().map(|segment| segment.record.count_bytes).sum();
-    let segments = Segments::new(shared.disk.clone(), shared.meters.clone());
+    let enders = shared.row_jobs.clone();
+    let segments = Segments::new(shared.disk.clone(), shared.meters.clone(), enders);
     let session = Session::new(index, segments, Space::new(budget, kept));
     *lock(&session.kept) = loaded.kept;
     *lock(&shared.kept) = session.kept.clone();

@@ -81,7 +81,12 @@ impl<T> Queue<T> {
     /// Without waiting and outside the bound: for what is bounded elsewhere (rows by their
     /// permits, farewells by the handles that say them). Dropped when the queue is closed.
     pub(super) fn push_now(&self, item: T) {
-        drop(self.put(item, false));
+        drop(self.put_now(item));
+    }
+
+    /// The same; gives the item back when the queue is closed.
+    pub(super) fn put_now(&self, item: T) -> Result<(), T> {
+        self.put(item, false)
     }
 
     fn put(&self, item: T, placed: bool) -> Result<(), T> {

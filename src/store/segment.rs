@@ -14,6 +14,8 @@ use super::disk::{Disk, Mode};
 use super::keys::row_key;
 use super::layout::CHECKSUM_LEN;
 use super::lock;
+use super::queue::Queue;
+use super::shared::Job;
 use super::tables::{Fault, ROWS};
 
 /// Segments that are open for reading at once: each open handle costs some 100 KiB.
@@ -35,10 +37,10 @@ const PROBE_BYTES: usize = 1 << 20;
 pub(super) const WRITE_CACHE_BYTES: usize = 16 << 20;
 
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Segments {
     disk: Arc<dyn Disk>,
     meters: Meters,
+    enders: Arc<Queue<Job>>,
     slots: Mutex<HashMap<u32, Arc<Slot>>>,
     clock: AtomicU64,
     /// No handle is opened any more: the next session's would stand beside it, and redb has no
@@ -80,12 +82,28 @@ pub(super) fn number_of(file_name: &str) -> Option<u32> {
     file_name.strip_prefix("nars-")?.strip_suffix(".redb")?.parse().ok()
 }
 
-/// A row's page, kept by its own short transaction while somebody holds the bytes.
-struct Page(OwnedAccessGuard<&'static [u8]>);
+/// A row's page, kept by its own short transaction while somebody holds the bytes. redb ends a
+/// transaction under a lock that it also holds while a file grows or its cache is written out, so
+/// it is ended on a reading thread: the last bytes are dropped where they were sent, by a thread
+/// that all clients share.
+struct Page {
+    guard: Option<OwnedAccessGuard<&'static [u8]>>,
+    enders: Arc<Queue<Job>>,
+}
 
 impl AsRef<[u8]> for Page {
     fn as_ref(&self) -> &[u8] {
-        self.0.value()
+        self.guard.as_ref().map_or(&[], OwnedAccessGuard::value)
+    }
+}
+
+impl Drop for Page {
+    fn drop(&mut self) {
+        let Some(guard) = self.guard.take() else { return };
+        if let Err(unended) = self.enders.put_now(Box::new(move || drop(guard))) {
+            // The store is closed, and a disk that stands still must not keep the process alive.
+            Box::leak(unended);
+        }
     }
 }
 
@@ -98,11 +116,19 @@ fn read_guard(slot: &Slot) -> RwLockReadGuard<'_, Handle> {
     slot.handle.read().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl std::fmt::Debug for Segments {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Segments").field("slots", &self.slots).finish_non_exhaustive()
+    }
+}
+
 impl Segments {
-    pub(super) fn new(disk: Arc<dyn Disk>, meters: Meters) -> Self {
+    /// `enders` are the threads that read rows: they end what they began.
+    pub(super) fn new(disk: Arc<dyn Disk>, meters: Meters, enders: Arc<Queue<Job>>) -> Self {
         Self {
             disk,
             meters,
+            enders,
             slots: Mutex::default(),
             clock: AtomicU64::new(0),
             over: AtomicBool::new(false),
@@ -164,12 +190,13 @@ impl Segments {
                 Handle::Write(database) => database.begin_read()?,
             };
             let found = ROWS.open_for_read(&txn)?.get_owned(key.as_slice())?;
-            let page = found.ok_or(Fault::Missing(ROWS.name()))?;
-            ROWS.unseal(&key, page.value())?;
-            Ok(page)
+            let guard = found.ok_or(Fault::Missing(ROWS.name()))?;
+            ROWS.unseal(&key, guard.value())?;
+            Ok(guard)
         })?;
         drop(handle);
-        let mut bytes = Bytes::from_owner(Page(page));
+        let page = Page { guard: Some(page), enders: self.enders.clone() };
+        let mut bytes = Bytes::from_owner(page);
         Ok(bytes.split_off(CHECKSUM_LEN.min(bytes.len())))
     }
 

@@ -42,16 +42,36 @@ pub(super) struct Shared {
     pub(super) meters: Meters,
     pub(super) commands: Queue<Command>,
     pub(super) index_jobs: Queue<Job>,
-    pub(super) row_jobs: Queue<Job>,
+    pub(super) row_jobs: Arc<Queue<Job>>,
     pub(super) pending_rows: Arc<Semaphore>,
     /// Segments that met an I/O error while they were written: they take no more rows as long as
     /// this process lives.
     pub(super) shunned: Mutex<BTreeSet<u32>>,
     /// True once the first attempt to open has ended.
     pub(super) first_opened: watch::Sender<bool>,
+    /// What the writer is at.
+    pub(super) pulse: Pulse,
     status: Mutex<Status>,
     /// What may not be evicted, in figures: the session's, and the last one's when there is none.
     pub(super) kept: Mutex<Arc<Mutex<Kept>>>,
+}
+
+/// Since when the writer has been at one and the same thing; nothing while it waits for the next.
+#[derive(Debug, Default)]
+pub(super) struct Pulse(Mutex<Option<Instant>>);
+
+impl Pulse {
+    pub(super) fn works(&self) {
+        *lock(&self.0) = Some(Instant::now());
+    }
+
+    pub(super) fn waits(&self) {
+        *lock(&self.0) = None;
+    }
+
+    fn stands_for(&self) -> Duration {
+        lock(&self.0).map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 enum Status {
@@ -70,10 +90,11 @@ impl Shared {
             metrics,
             commands: Queue::new(COMMANDS_MAX),
             index_jobs: Queue::new(JOBS_MAX),
-            row_jobs: Queue::new(JOBS_MAX),
+            row_jobs: Arc::new(Queue::new(JOBS_MAX)),
             pending_rows: Arc::new(Semaphore::new(PENDING_ROWS_MAX)),
             shunned: Mutex::default(),
             first_opened: watch::Sender::new(false),
+            pulse: Pulse::default(),
             kept: Mutex::default(),
             status: Mutex::new(Status::Degraded { reason, since: Instant::now() }),
         }
@@ -101,6 +122,13 @@ impl Shared {
             Status::Closed => {
                 State::Degraded { reason: "the store is closed".into(), since: Duration::ZERO }
             }
+        }
+    }
+
+    pub(super) fn writer_stands_for(&self) -> Duration {
+        match self.state() {
+            State::Open => self.pulse.stands_for(),
+            State::Degraded { .. } => Duration::ZERO,
         }
     }
 

@@ -159,7 +159,11 @@ impl Writer {
 
     pub(super) fn run(&mut self) -> Result<End, Fault> {
         loop {
-            match self.shared.commands.pop(Some(self.patience())) {
+            let patience = self.patience();
+            self.shared.pulse.waits();
+            let popped = self.shared.commands.pop(Some(patience));
+            self.shared.pulse.works();
+            match popped {
                 Popped::Item(Command::Close) | Popped::Closed => {
                     // The end comes whatever the disk says to it.
                     if let Err(fault) = self.shut() {

@@ -76,7 +76,9 @@ impl Encoding {
                 decoder.window_log_max(WINDOW_LEN_MAX_LOG)?;
                 bounded(decoder, len_max)
             }
-            Self::Brotli => bounded(brotli::Decompressor::new(body, BROTLI_BUFFER_LEN), len_max),
+            Self::Brotli => {
+                bounded(brotli_decompressor::Decompressor::new(body, BROTLI_BUFFER_LEN), len_max)
+            }
             Self::Xz => {
                 let limit = 2 << WINDOW_LEN_MAX_LOG;
                 let stream = liblzma::stream::Stream::new_stream_decoder(limit, 0)?;

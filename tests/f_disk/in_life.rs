@@ -166,17 +166,18 @@ async fn check_stuck(call: Call) {
     daemon.stop().await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn reads_that_stand_still_hold_no_narinfo_up() {
-    check_stuck(Call::Read).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn writes_that_stand_still_hold_no_narinfo_up() {
-    check_stuck(Call::Write).await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn syncs_that_stand_still_hold_no_narinfo_up() {
-    check_stuck(Call::Sync).await;
+/// Each on a runtime of its own, side by side: they only wait.
+#[test]
+fn a_disk_that_stands_still_holds_no_narinfo_up() {
+    let run = |call| {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(check_stuck(call));
+    };
+    let threads = [Call::Read, Call::Write, Call::Sync].map(|call| {
+        let named = std::thread::Builder::new().name(format!("{call:?}"));
+        named.spawn(move || run(call)).unwrap()
+    });
+    let ended = threads.map(std::thread::JoinHandle::join);
+    assert!(ended.iter().all(Result::is_ok), "what stood still is said above");
 }

@@ -20,3 +20,9 @@ part() {
   mv "$making" "$folder"
   say "$name: made in $((SECONDS - started)) s"
 }
+
+# The mirror and the proxy of this machine's own apt: no other place may be reachable.
+mirror() {
+  apt-get indextargets --format '$(CODENAME) $(SITE)' 'Identifier: Packages' 'Origin: Debian' |
+    awk -v own="$(. /etc/os-release; echo "${VERSION_CODENAME:-}")" '$1 == own { print $2; exit }'
+}

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,7 @@ pub(crate) struct Settings {
     environment: Vec<(String, String)>,
     space: Option<String>,
     wrapper: Vec<String>,
+    program: Option<PathBuf>,
 }
 
 impl Settings {
@@ -76,6 +77,12 @@ impl Settings {
         self
     }
 
+    /// Another program than the one that was built for this machine.
+    pub(crate) fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_path_buf());
+        self
+    }
+
     /// Starts it with a state folder of its own.
     pub(crate) async fn start(self) -> Snowberry {
         let folder = TempDir::new().unwrap();
@@ -85,7 +92,8 @@ impl Settings {
     }
 
     fn command(&self, state: &Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_snowberry"));
+        let built = || PathBuf::from(env!("CARGO_BIN_EXE_snowberry"));
+        let mut command = Command::new(self.program.clone().unwrap_or_else(built));
         let mut set = |setting: &str| {
             command.arg("--set").arg(setting);
         };

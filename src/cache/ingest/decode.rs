@@ -175,9 +175,11 @@ fn decode_once(
         }
         Compression::Bzip2 => drain(&mut MultiBzDecoder::new(feed), buffer, take),
         Compression::Gzip => drain(&mut MultiGzDecoder::new(feed), buffer, take),
-        Compression::Br => {
-            drain(&mut brotli::Decompressor::new(feed, BROTLI_BUFFER_LEN), buffer, take)
-        }
+        Compression::Br => drain(
+            &mut brotli_decompressor::Decompressor::new(feed, BROTLI_BUFFER_LEN),
+            buffer,
+            take,
+        ),
     }
 }
 

@@ -19,6 +19,7 @@ mod frames;
 mod pack;
 mod pipe;
 mod sniff;
+mod stored_brotli;
 mod zstd_frames;
 
 #[cfg(test)]

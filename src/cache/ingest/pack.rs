@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
 use super::decode::{self, FeedReader};
+use super::stored_brotli::StoredBrotli;
 use super::{Codec, Error, Feed, PIECE_LEN};
 
 /// Bytes that leave together.
@@ -14,15 +15,6 @@ const OUT_LEN: usize = 64 * 1024;
 
 /// xz's preset: 9 MiB of memory, and as fast as xz gets.
 const XZ_PRESET: u32 = 1;
-
-/// brotli's quality: about as fast as gzip.
-const BROTLI_QUALITY: u32 = 1;
-
-/// brotli's window, 256 KiB: what this quality can make use of.
-const BROTLI_WINDOW_LOG: u32 = 18;
-
-/// Bytes that brotli's writer buffers.
-const BROTLI_BUFFER_LEN: usize = 16 * 1024;
 
 /// What is made of a NAR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +37,8 @@ impl Packing {
         match self {
             Self::Raw => 0,
             Self::Xz => 10 << 20,
-            Self::Bzip2 | Self::Br => 2 << 20,
-            Self::Gzip => 1 << 19,
+            Self::Bzip2 => 2 << 20,
+            Self::Gzip | Self::Br => 1 << 19,
         }
     }
 }
@@ -112,7 +104,7 @@ enum Packer<'a> {
     Xz(liblzma::write::XzEncoder<Out<'a>>),
     Bzip2(bzip2::write::BzEncoder<Out<'a>>),
     Gzip(flate2::write::GzEncoder<Out<'a>>),
-    Br(Box<brotli::CompressorWriter<Out<'a>>>),
+    Br(StoredBrotli<Out<'a>>),
 }
 
 impl<'a> Packer<'a> {
@@ -126,12 +118,7 @@ impl<'a> Packer<'a> {
             Packing::Gzip => {
                 Self::Gzip(flate2::write::GzEncoder::new(out, flate2::Compression::fast()))
             }
-            Packing::Br => Self::Br(Box::new(brotli::CompressorWriter::new(
-                out,
-                BROTLI_BUFFER_LEN,
-                BROTLI_QUALITY,
-                BROTLI_WINDOW_LOG,
-            ))),
+            Packing::Br => Self::Br(StoredBrotli::new(out)),
         }
     }
 
@@ -151,7 +138,7 @@ impl<'a> Packer<'a> {
             Self::Xz(encoder) => encoder.finish()?,
             Self::Bzip2(encoder) => encoder.finish()?,
             Self::Gzip(encoder) => encoder.finish()?,
-            Self::Br(encoder) => encoder.into_inner(),
+            Self::Br(encoder) => encoder.finish()?,
         };
         out.leave()
     }

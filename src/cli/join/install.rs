@@ -41,6 +41,14 @@ const UNITS: [Unit; 3] = [
 /// The program as the units name it.
 const UNIT_PROGRAM: &str = "/usr/bin/snowberry";
 
+/// What the unit of the whole machine does not see (`ProtectHome=`, `PrivateTmp=`).
+const HIDDEN: [&str; 5] = ["/home", "/root", "/run/user", "/tmp", "/var/tmp"];
+
+/// Whether the unit of the whole machine does not see a file.
+fn is_hidden(file: &Path) -> bool {
+    HIDDEN.iter().any(|folder| file.starts_with(folder))
+}
+
 /// Where systemd runs.
 const SYSTEMD_RUNS: &str = "/run/systemd/system";
 
@@ -58,6 +66,12 @@ pub(super) fn program(place: &Place) -> anyhow::Result<PathBuf> {
     let own = own.canonicalize().unwrap_or(own);
     let fits = own.to_str().is_some_and(|it| !it.contains(|c: char| c.is_whitespace() || c == '%'));
     anyhow::ensure!(fits, "{} cannot be named in a unit: move it", own.display());
+    anyhow::ensure!(
+        place.is_user || !place.is_here() || !is_hidden(&own),
+        "the service cannot see {}, which is in a home or temporary folder: put this program into \
+         /usr/local/bin and run it from there",
+        own.display()
+    );
     Ok(own)
 }
 
@@ -111,4 +125,19 @@ fn systemctl(place: &Place, commands: &[&[&str]]) -> anyhow::Result<()> {
         out::note(&format!("ran {shown}"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_in_a_home_or_temporary_folder_is_hidden_from_the_service() {
+        for hidden in ["/home/ada/snowberry", "/root/bin/snowberry", "/tmp/x/snowberry"] {
+            assert!(is_hidden(Path::new(hidden)), "{hidden}");
+        }
+        for seen in ["/usr/local/bin/snowberry", "/opt/home/snowberry", "/homes/snowberry"] {
+            assert!(!is_hidden(Path::new(seen)), "{seen}");
+        }
+    }
 }

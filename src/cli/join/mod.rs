@@ -212,6 +212,7 @@ fn write(
     let has_token = token.is_some() || files.read(&place.token())?.is_some();
     let nix_conf = files.read(&place.nix_conf())?;
     let hook = hook(nix_conf.as_deref(), place, installs && has_token);
+    let program = if installs { Some(install::program(place)?) } else { None };
 
     let mut also = vec![place.joined()];
     also.extend(met.tls.as_ref().map(|_| place.ca()));
@@ -234,8 +235,7 @@ fn write(
     if let Some(token) = token {
         files.write(&place.token(), format!("{token}\n").as_bytes(), PRIVATE)?;
     }
-    if installs {
-        let program = install::program(place)?;
+    if let Some(program) = program {
         install::write_units(files, &program)?;
         if let Some(hook) = &hook {
             files.link(hook, &program)?;

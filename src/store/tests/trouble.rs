@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::task::JoinSet;
 
 use super::kit::*;
 use crate::store::disk::fault::{Call, Faulty, Trouble};
@@ -220,6 +221,51 @@ async fn a_blocked_disk_holds_nobody() {
         check_whole(&held.unwrap()).await;
         store.close().await;
     }
+}
+
+/// redb ends a transaction under a lock that it also holds while its file grows: whoever drops the
+/// last bytes of a row, which is a thread that all clients share, must not wait for that.
+#[tokio::test]
+async fn dropping_a_row_never_waits_for_the_disk() {
+    const ROWS: u64 = 12;
+    let house = House::new(BUDGET);
+    let disk = Faulty::new(Memory::new(4 << 30));
+    let store = house.open_on(disk.clone()).await;
+    let held = fill(&store, 1, 4_000_000).await.unwrap();
+    store.flush().await.unwrap();
+    let mut rows = Vec::new();
+    for row in 0..ROWS {
+        rows.push(held.read(row * 261_120).await.unwrap());
+    }
+    disk.only("nars-");
+    disk.shut(Call::SetLen);
+    let mut tasks = JoinSet::new();
+    let filling = store.clone();
+    tasks.spawn(async move { fill(&filling, 2, 16_000_000).await.map(drop) });
+    while disk.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Who begins to read now waits for the file, with the other lock in hand.
+    tasks.spawn(async move { held.read(0).await.map(drop) });
+    for row in rows {
+        let dropping = std::thread::spawn(move || drop(row));
+        let dropped = async {
+            while !dropping.is_finished() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(5), dropped).await;
+        if waited.is_err() {
+            disk.well();
+        }
+        waited.expect("a row that is dropped while the disk stands still");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    disk.well();
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap().unwrap();
+    }
+    store.close().await;
 }
 
 /// Whatever is asked of a blocked disk ends.

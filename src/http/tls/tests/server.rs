@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::http::body::{Body, Content};
 use crate::http::lan::Lan;
-use crate::http::server::{Door, Ends, Limits, Server};
+use crate::http::server::{Crowd, Door, Ends, Limits, Server};
 use crate::metrics::Counter;
 
 /// Longer than anything that is waited for here.
@@ -176,7 +176,7 @@ async fn a_panic_costs_its_request_alone() {
 #[tokio::test]
 async fn a_handshake_that_goes_nowhere_frees_its_place() {
     let handshake_max = Duration::from_millis(50);
-    let limits = Limits { connections_max: 1, handshake_max, ..Limits::default() };
+    let limits = Limits { crowd: Crowd::new(1), handshake_max, ..Limits::default() };
     let mut world = World::start(limits, |_, _| async { Ok(short_answer()) }).await;
     let silent = TcpStream::connect(world.address).await.unwrap();
     let mut sender = tokio::time::timeout(LONG, world.connect()).await.unwrap();

@@ -1,0 +1,1 @@
+"""What image/test checks, one module a subject."""

@@ -1,0 +1,224 @@
+//! The Debian package, made of the program under test, in a small Debian 12 of its own: installed,
+//! upgraded, removed, purged; judged by lintian; the same bytes when it is made again.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops and says what it saw")]
+
+mod world;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+use world::parts;
+
+/// Any date: that of a package that is compared with itself.
+const DATE: &str = "1700000000";
+
+/// What a script must not leave enabled of itself.
+const UNITS: [&str; 6] = [
+    "snowberry.service",
+    "snowberry.socket",
+    "snowberry-tls.socket",
+    "snowberry-forward.service",
+    "snowberry-forward.socket",
+    "snowberry-forward.path",
+];
+
+/// The package as revision 1 and as revision 2, which differs in nothing else.
+struct Packages {
+    folder: TempDir,
+}
+
+impl Packages {
+    fn file(&self, revision: u32) -> PathBuf {
+        let found = fs::read_dir(self.folder.path()).unwrap().map(|it| it.unwrap().path());
+        let wanted = format!("-{revision}_amd64.deb");
+        found.into_iter().find(|path| path.to_str().unwrap().ends_with(&wanted)).unwrap()
+    }
+}
+
+/// None where this is no `x86_64` machine, whose package is asked for.
+fn packages() -> &'static Packages {
+    static PACKAGES: OnceLock<Packages> = OnceLock::new();
+    PACKAGES.get_or_init(|| {
+        let folder = TempDir::new().unwrap();
+        let program = folder.path().join("program");
+        // Packages hold no symbols; the test's own program does.
+        run(Command::new("strip").arg("-o").arg(&program).arg(env!("CARGO_BIN_EXE_snowberry")));
+        for revision in [1, 2] {
+            fs::copy(build(&program, revision), folder.path().join(name(revision))).unwrap();
+        }
+        Packages { folder }
+    })
+}
+
+fn name(revision: u32) -> String {
+    format!("snowberry_{}-{revision}_amd64.deb", env!("CARGO_PKG_VERSION"))
+}
+
+fn build(program: &Path, revision: u32) -> PathBuf {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let printed = run(Command::new(top.join("image/build-deb"))
+        .arg("amd64")
+        .env("SNOWBERRY_BINARY", program)
+        .env("SNOWBERRY_DEB_REVISION", revision.to_string())
+        .env("SOURCE_DATE_EPOCH", DATE));
+    top.join(printed.trim())
+}
+
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {}\n{stdout}\n{stderr}", output.status);
+    stdout
+}
+
+/// A machine with Debian 12: what is changed there stays for its next command, and in its folder.
+struct Machine {
+    folder: TempDir,
+    root: PathBuf,
+}
+
+impl Machine {
+    /// One with both packages at `/world`. None: the test was noted as skipped and must return.
+    fn new() -> Option<Self> {
+        let root = parts::part("debian")?;
+        parts::program("dpkg-deb")?;
+        let folder = TempDir::new().unwrap();
+        for name in ["upper", "work", "merged", "world"] {
+            fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        for revision in [1, 2] {
+            let to = folder.path().join("world").join(format!("{revision}.deb"));
+            fs::copy(packages().file(revision), to).unwrap();
+        }
+        Some(Self { folder, root })
+    }
+
+    /// Runs a script as root; what it prints, both ways.
+    #[track_caller]
+    fn run(&self, script: &str) -> String {
+        let enter = r#"
+            mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/merged"
+            cd "$2"; mount --bind world merged/world
+            mount -t proc proc merged/proc; mount --rbind /dev merged/dev
+            exec chroot merged env -i LC_ALL=C.UTF-8 HOME=/root DEBIAN_FRONTEND=noninteractive \
+              PATH=/usr/sbin:/usr/bin:/sbin:/bin /bin/sh -euc "$3" 2>&1"#;
+        run(Command::new("unshare")
+            .args(["--mount", "--pid", "--fork", "--kill-child", "--", "/bin/sh", "-euc", enter])
+            .arg("enter")
+            .args([&self.root, self.folder.path()])
+            .arg(script))
+    }
+
+    /// What `systemctl is-enabled` says of each unit, in the order of [`UNITS`].
+    #[track_caller]
+    fn enabled(&self) -> Vec<String> {
+        let script = format!("systemctl is-enabled {} || true", UNITS.join(" "));
+        self.run(&script).lines().map(str::to_owned).collect()
+    }
+}
+
+#[test]
+fn a_package_is_the_same_bytes_when_it_is_made_again() {
+    let Some(_dpkg) = parts::program("dpkg-deb") else { return };
+    let first = fs::read(packages().file(1)).unwrap();
+    let program = packages().folder.path().join("program");
+    // Under another name meanwhile than the first, and at another time.
+    let again = fs::read(build(&program, 1)).unwrap();
+    assert!(first == again, "the package differs from itself: {} bytes", first.len());
+}
+
+#[test]
+fn lintian_has_nothing_to_say() {
+    let Some(machine) = Machine::new() else { return };
+    let said = machine.run("lintian --allow-root --fail-on error,warning /world/1.deb");
+    assert_eq!(said, "");
+}
+
+#[test]
+fn installing_it_enables_and_starts_nothing() {
+    let Some(machine) = Machine::new() else { return };
+    machine.run("dpkg --install /world/1.deb");
+    let version = machine.run("snowberry --version");
+    assert_eq!(version.trim(), format!("snowberry {}", env!("CARGO_PKG_VERSION")));
+    assert_eq!(machine.enabled(), ["disabled"; 6]);
+    machine.run("getent passwd snowberry && getent group snowberry");
+    machine.run("systemd-analyze verify /lib/systemd/system/snowberry.service || true; man -w snowberry snowberry-join; man -w 5 snowberry.toml");
+    let hook = machine.run("readlink -f /usr/bin/snowberry-hook; bash -n /usr/share/bash-completion/completions/snowberry");
+    assert_eq!(hook.trim(), "/usr/bin/snowberry");
+    assert!(!machine.run("ls /var/lib").contains("snowberry"), "a store was begun");
+}
+
+#[test]
+fn its_configuration_sets_nothing_and_names_every_key() {
+    let Some(machine) = Machine::new() else { return };
+    machine.run("dpkg --install /world/1.deb");
+    let text = machine.run("cat /etc/snowberry/snowberry.toml");
+    let set = text.lines().find(|line| !line.is_empty() && !line.starts_with('#'));
+    assert_eq!(set, None);
+    for key in &snowberry::config::KEYS {
+        let (_, name) = key.split();
+        assert!(text.contains(&format!("\n#{name} = ")), "{} is not named", key.path);
+    }
+    machine.run("snowberry check --config-only");
+    // Keys whose default can be written down are right when they are taken as they stand.
+    let script = r"sed -E 's/^#(\[[a-z]+\]|[a-z-]+ = [^ ].*)$/\1/; /^#?[a-z-]+ =    #/d' \
+        /etc/snowberry/snowberry.toml > /tmp/all.toml
+        grep -q '^plain = false' /tmp/all.toml; snowberry check --config-only --config /tmp/all.toml";
+    machine.run(script);
+}
+
+#[test]
+fn an_upgrade_keeps_configuration_store_and_what_is_enabled() {
+    let Some(machine) = Machine::new() else { return };
+    machine.run(
+        "dpkg --install /world/1.deb
+         systemctl enable snowberry.socket
+         echo 'name = \"mine\"' >> /etc/snowberry/snowberry.toml
+         mkdir -p /var/lib/snowberry/store; echo held > /var/lib/snowberry/store/nar",
+    );
+    machine.run("dpkg --install /world/2.deb < /dev/null");
+    let version = machine.run("dpkg-query --show --showformat='${Version}' snowberry");
+    assert!(version.ends_with("-2"), "{version}");
+    assert!(machine.run("cat /etc/snowberry/snowberry.toml").ends_with("name = \"mine\"\n"));
+    assert_eq!(machine.run("cat /var/lib/snowberry/store/nar"), "held\n");
+    let enabled = machine.enabled();
+    let expected = ["disabled", "enabled", "disabled", "disabled", "disabled", "disabled"];
+    assert_eq!(enabled, expected);
+}
+
+#[test]
+fn purging_keeps_the_store_and_takes_all_else() {
+    let Some(machine) = Machine::new() else { return };
+    machine.run(
+        "dpkg --install /world/1.deb
+         systemctl enable snowberry.socket snowberry-forward.path
+         mkdir -p /var/lib/snowberry/store; echo held > /var/lib/snowberry/store/nar",
+    );
+    machine.run("dpkg --remove snowberry; test -e /etc/snowberry/snowberry.toml");
+    let said = machine.run("dpkg --purge snowberry");
+    assert!(said.contains("/var/lib/snowberry is kept"), "{said}");
+    assert_eq!(machine.run("cat /var/lib/snowberry/store/nar"), "held\n");
+    let left = machine.run(
+        "find / -xdev ( -path /proc -o -path /sys -o -path /dev -o -path /world \
+           -o -path /var/lib/snowberry ) -prune -o -name '*snowberry*' -print"
+            .replace("( ", "\\( ")
+            .replace(" )", " \\)")
+            .as_str(),
+    );
+    assert_eq!(left, "", "purge left these behind");
+}
+
+#[test]
+fn purging_takes_the_store_where_that_is_asked_for() {
+    let Some(machine) = Machine::new() else { return };
+    machine.run(
+        "dpkg --install /world/1.deb
+         mkdir -p /var/lib/snowberry/store; touch /var/lib/snowberry/remove-on-purge
+         dpkg --purge snowberry; test ! -e /var/lib/snowberry",
+    );
+}
