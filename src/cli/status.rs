@@ -197,6 +197,8 @@ pub(super) fn span(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -244,5 +246,17 @@ push target s3://nix-cache: refuses
 upstream    https://cache.example: down for 1 min 5 s, last error: connection refused
 ";
         assert_eq!(text(&status), wanted);
+    }
+
+    #[test]
+    fn an_appliance_is_told_in_one_line() {
+        let status = json!({ "appliance": {
+            "slot": "b", "version": "0.2.0", "trial": false, "state": "rolled-back", "next": null,
+            "last_error": "0.3.0 did not come up", "since": 7, "settings_errors": [],
+        } });
+        let wanted = "appliance   image 0.2.0 in slot b, update: rolled-back, last error: 0.3.0 did \
+                      not come up\n";
+        assert_eq!(text(&status), wanted);
+        assert_eq!(text(&json!({ "appliance": null })), "");
     }
 }

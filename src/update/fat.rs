@@ -3,8 +3,10 @@
 //!
 //! A FAT has no journal. Replacing a file is: write another one, make it durable, then rename. Linux
 //! does the rename by changing the one directory entry of 32 bytes in place, in one sector, so after a
-//! power cut the name leads to the old contents or to the new ones. What may be left over is a second
-//! name of the new file or clusters that belong to none: neither is read by the firmware. Only a card
+//! power cut the name leads to the old contents or to the new ones. The old file is held open until the
+//! new name is on the card, so that its clusters are not given free before. What may be left over is
+//! the second name of a file, which shares its clusters with the first: writing to it or removing it
+//! would take them from under `config.txt`, so it is set aside and never touched again. Only a card
 //! that tears a sector it was writing can lose the name; the firmware then finds no `config.txt`, and
 //! the card must be flashed anew (which keeps the data partition).
 
@@ -19,6 +21,10 @@ use super::error::{Error, io_error};
 
 /// Longest complaint of `mount` that is repeated.
 const TOLD_LEN_MAX: usize = 200;
+
+/// What power cuts left over and is set aside: a cluster each, and each takes a cut within
+/// milliseconds.
+const LEFT_MAX: u32 = 100;
 
 /// The boot partition while it may be written.
 #[derive(Debug)]
@@ -84,9 +90,26 @@ pub(super) fn sync(folder: &Path) -> Result<(), Error> {
 pub(super) fn replace(folder: &Path, name: &str, text: &str) -> Result<(), Error> {
     let new = Path::new(name).with_extension("new");
     let (new, path) = (folder.join(new), folder.join(name));
+    set_aside(folder, &new)?;
+    let before = File::open(&path).ok();
     write(&new, text.as_bytes())?;
     fs::rename(&new, &path).map_err(io_error("replace", &path))?;
+    sync(folder)?;
+    drop(before);
     sync(folder)
+}
+
+/// Moves what a power cut left of an earlier replacement out of the way.
+fn set_aside(folder: &Path, left: &Path) -> Result<(), Error> {
+    let exists = |path: &Path| path.symlink_metadata().is_ok();
+    if !exists(left) {
+        return Ok(());
+    }
+    let names = (0..LEFT_MAX).map(|index| folder.join(format!("left-{index:02}.old")));
+    let full = || io::Error::from(io::ErrorKind::AlreadyExists);
+    let aside = names.into_iter().find(|name| !exists(name)).ok_or_else(full);
+    let moved = aside.and_then(|aside| fs::rename(left, aside));
+    moved.map_err(io_error("set aside", left))
 }
 
 /// A file with these bytes, durable.
@@ -160,4 +183,33 @@ pub(super) fn files(folder: &Path) -> Result<Vec<(PathBuf, u64)>, Error> {
     }
     found.sort();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_what_was_left_is_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let read = |name: &str| fs::read_to_string(at(name)).unwrap();
+        replace(folder.path(), "config.txt", "one").unwrap();
+        for (index, text) in ["two", "three"].into_iter().enumerate() {
+            // Two names of one file, as a rename leaves them that was cut: what is done to one would
+            // be done to both.
+            fs::hard_link(at("config.txt"), at("config.new")).unwrap();
+            let before = read("config.txt");
+            replace(folder.path(), "config.txt", text).unwrap();
+            assert_eq!(read("config.txt"), text);
+            assert_eq!(read(&format!("left-{index:02}.old")), before);
+            assert!(!at("config.new").exists());
+        }
+        for index in 0..LEFT_MAX {
+            fs::write(at(&format!("left-{index:02}.old")), "").unwrap();
+        }
+        fs::write(at("config.new"), "").unwrap();
+        assert!(replace(folder.path(), "config.txt", "four").is_err());
+        assert_eq!(read("config.txt"), "three");
+    }
 }

@@ -13,8 +13,8 @@ use super::error::{Error, io_error};
 use super::manifest::{HEAD_LEN_MAX, Head, Part};
 use crate::nix::TrustedKeys;
 
-/// Read and written at once: what cards like, and little beside a Pi's memory.
-const BLOCK_LEN: usize = 1 << 20;
+/// Read and written at once: cards reach their speed with it, and it is little beside a Pi's memory.
+const BLOCK_LEN: usize = 256 << 10;
 
 /// zstd's window, as a power of two: 8 MiB, which is what levels up to 19 need.
 const WINDOW_LOG_MAX: u32 = 23;

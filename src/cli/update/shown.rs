@@ -9,9 +9,10 @@ use crate::config::Config;
 use crate::units::ByteSize;
 use crate::update::{self, Downgrade, Error, Machine, PATIENCE, Package, Server, Watcher};
 
-/// On a terminal a line is written over this often, in parts of the whole; elsewhere a line is a line
-/// of a log, and ten of them say enough.
+/// How often the line of a terminal is written over: each half percent can be seen.
 const TERMINAL_STEPS: u64 = 200;
+
+/// Elsewhere each is a line of a log, and ten of them say enough.
 const LOG_STEPS: u64 = 10;
 
 /// Shows how far it is.
