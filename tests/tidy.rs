@@ -18,7 +18,7 @@ use snowberry::config::KEYS;
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 19] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
     ("upstream", &["nix", "units", "metrics", "ciphers"]),
@@ -36,6 +36,7 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     ("spool", &["nix", "units", "durable"]),
     ("forward", &["nix", "units", "systemd", "mdns", "spool", "pinned"]),
     ("config", &["nix", "store", "upstream", "push", "http", "mdns", "spool", "forward", "units"]),
+    ("firstboot", &["config", "upstream", "metrics", "durable"]),
     (
         "daemon",
         &[
@@ -46,8 +47,21 @@ const MAY_USE: [(&str, &[&str]); 19] = [
     (
         "cli",
         &[
-            "nix", "store", "upstream", "push", "http", "units", "metrics", "config", "systemd",
-            "mdns", "spool", "pinned", "forward", "daemon",
+            "nix",
+            "store",
+            "upstream",
+            "push",
+            "http",
+            "units",
+            "metrics",
+            "config",
+            "systemd",
+            "mdns",
+            "spool",
+            "pinned",
+            "forward",
+            "firstboot",
+            "daemon",
         ],
     ),
 ];

@@ -7,6 +7,7 @@ mod check;
 mod doctor;
 mod exchange;
 mod find;
+mod first_boot;
 mod forward;
 mod hook;
 mod join;
@@ -162,6 +163,12 @@ enum Command {
         #[command(subcommand)]
         command: bucket::BucketCommand,
     },
+    /// Apply what the boot partition of the appliance says.
+    #[command(after_help = first_boot::EXAMPLES)]
+    FirstBoot(first_boot::FirstBootArgs),
+    /// Write who this cache is to the boot partition of the appliance.
+    #[command(after_help = first_boot::IDENTITY_EXAMPLES)]
+    Identity(first_boot::IdentityArgs),
     /// Print what a shell needs to complete this command line.
     Completions {
         /// The shell.
@@ -248,6 +255,8 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Spool { command } => spool::run(&command),
         Command::Token { command } => token::run(&command),
         Command::Bucket { command } => bucket::run(&command),
+        Command::FirstBoot(args) => Ok(first_boot::run(&args)),
+        Command::Identity(args) => first_boot::identity(&args),
         Command::Completions { shell } => man::completions(shell),
         Command::Man { dir } => man::run(dir.as_deref()),
     }
