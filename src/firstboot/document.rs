@@ -60,10 +60,12 @@ impl Document {
         self.entries.iter().filter(move |entry| entry.path == path)
     }
 
-    /// Lays another one over it: its keys go before those of this one, its lists replace them.
+    /// Lays another one over it: its keys go before those of this one, its lists replace them. Where
+    /// secrets stand is of the other one's file.
     pub(super) fn lay_over(&mut self, over: Self) {
         self.entries.retain(|entry| over.find(&entry.path).is_none());
         self.entries.extend(over.entries);
+        self.written.extend(over.written);
     }
 }
 

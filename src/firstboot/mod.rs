@@ -84,7 +84,7 @@ pub fn run(folders: &Folders, root: &Path, mount: &dyn Mount, now_s: u64) -> Vec
     let is_safe = kept == known || state.keep(&kept, &mut told);
     let mut document = Document::default();
     for file in &mut read {
-        if is_safe {
+        if file.strip() && is_safe {
             file.wipe(&mut boot, &mut told);
         }
         file.remember(&state, &mut told);
@@ -184,18 +184,20 @@ fn last(name: &'static str, state: &State) -> Document {
 }
 
 impl FileRead {
-    /// Takes its secrets off the boot partition.
-    fn wipe(&mut self, boot: &mut Boot<'_>, told: &mut Told) {
-        let places: Vec<_> = self.document.written.iter().map(|it| it.span.clone()).collect();
-        if places.is_empty() {
-            return;
+    /// Has [`FileRead::raw`] without secrets from now on; whether there were any.
+    fn strip(&mut self) -> bool {
+        let written = std::mem::take(&mut self.document.written);
+        let places: Vec<_> = written.into_iter().map(|it| it.span).collect();
+        if !places.is_empty() {
+            self.raw = secrets::without(&self.raw, &places);
         }
-        let text = secrets::without(&self.raw, &places);
-        match boot.wipe(self.name, &text) {
-            Ok(()) => {
-                info!(file = self.name, "secrets moved off the boot partition");
-                self.raw = text;
-            }
+        !places.is_empty()
+    }
+
+    /// Takes the secrets off the boot partition, which this has no more.
+    fn wipe(&self, boot: &mut Boot<'_>, told: &mut Told) {
+        match boot.wipe(self.name, &self.raw) {
+            Ok(()) => info!(file = self.name, "secrets moved off the boot partition"),
             Err(error) => {
                 let place = Place { file: self.name, line: None };
                 told.tell(place, &format!("its secrets stay on the boot partition: {error}"));
@@ -203,14 +205,10 @@ impl FileRead {
         }
     }
 
-    /// Keeps it for a day on which it cannot be read, without secrets.
+    /// Keeps it for a day on which it cannot be read.
     fn remember(&self, state: &State, told: &mut Told) {
-        if self.is_whole && self.document.written.is_empty() {
+        if self.is_whole {
             state.remember(self.name, &self.raw, told);
-        } else if self.is_whole {
-            let places: Vec<_> = self.document.written.iter().map(|it| it.span.clone()).collect();
-            let text = secrets::without(&self.raw, &places);
-            state.remember(self.name, &text, told);
         }
     }
 }

@@ -379,7 +379,7 @@ fn a_file_beside_the_settings_is_brought_to_the_daemon() {
 fn the_images_own_wishes_lie_under_the_owners() {
     let mut world = World::with(b"[store]\nbudget = \"20 GiB\"\n");
     let defaults = world.top.path().join("defaults.toml");
-    fs::write(&defaults, "[store]\npath = \"/mnt/x\"\nbudget = \"1 GiB\"\n[tls]\nlisten = []\n").unwrap();
+    fs::write(&defaults, "[store]\npath = \"/mnt/x\"\nbudget = \"1 GiB\"\n[mdns]\nenabled = false\n").unwrap();
     world.folders.defaults = Some(defaults);
     assert_eq!(world.start(), [""; 0]);
     let daemon: toml::Table = toml::from_str(&world.etc("snowberry/snowberry.toml").unwrap()).unwrap();

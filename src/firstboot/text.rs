@@ -199,7 +199,7 @@ mod tests {
         check(b"[a]\nb \"x\"\nc = 1\n[d]\ne = 2\n", "[a]\nc = 1\n[d]\ne = 2", &[2]);
         check(b"[a]\nc = 1\nc = 2\n[d]\ne = 2", "[a]\nc = 1\n[d]\ne = 2", &[3]);
         check(b"a = [\"x\",\n[b]\nc = 1\nd = 2\n", "[b]\nc = 1\nd = 2", &[2]);
-        check(b"[a]\nb = 1\n[c\nb = 2\n[d]\nb = 3\n", "[a]\nb=1\n[[_]]\nb=2\n[d]\nb=3", &[3]);
+        check(b"[a]\nb = 1\n[wlan\nb = 2\n[d]\nb = 3\n", "[a]\nb=1\n[[_]]\nb=2\n[d]\nb=3", &[3]);
         check(b"a = \"\"\"x\n[b]\nc = 1\n", "[b]\nc = 1", &[4]);
     }
 
