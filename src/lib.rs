@@ -8,8 +8,8 @@
 //!                       cache <- push         the decisions: reads | writes
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
-//!     (beside the house: allocator, ciphers, config, durable, firstboot, mdns, metrics, pinned,
-//!      spool, systemd, units)
+//!     (beside the house: allocator, backup, ciphers, config, durable, firstboot, mdns, metrics,
+//!      pinned, spool, systemd, units)
 //! ```
 
 pub mod nix;
@@ -36,6 +36,7 @@ pub mod systemd;
 pub mod forward;
 
 pub mod firstboot;
+pub mod backup;
 
 pub mod daemon;
 pub mod cli;

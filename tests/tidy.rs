@@ -18,7 +18,7 @@ use snowberry::config::KEYS;
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 20] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
     ("upstream", &["nix", "units", "metrics", "ciphers"]),
@@ -36,6 +36,7 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ("spool", &["nix", "units", "durable"]),
     ("forward", &["nix", "units", "systemd", "mdns", "spool", "pinned"]),
     ("config", &["nix", "store", "upstream", "push", "http", "mdns", "spool", "forward", "units"]),
+    ("backup", &[]),
     ("firstboot", &["config", "upstream", "metrics", "durable"]),
     (
         "daemon",
@@ -61,6 +62,8 @@ const MAY_USE: [(&str, &[&str]); 20] = [
             "pinned",
             "forward",
             "firstboot",
+            "backup",
+            "durable",
             "daemon",
         ],
     ),

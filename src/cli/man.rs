@@ -193,6 +193,8 @@ mod tests {
             "snowberry-token-remove.1",
             "snowberry-bucket-init.1",
             "snowberry-bucket-policy.1",
+            "snowberry-backup.1",
+            "snowberry-restore.1",
             "snowberry-first-boot.1",
             "snowberry-identity.1",
             "snowberry-completions.1",

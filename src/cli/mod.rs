@@ -2,6 +2,7 @@
 //! in a file.
 
 mod admin;
+mod backup;
 mod bucket;
 mod check;
 mod doctor;
@@ -169,6 +170,12 @@ enum Command {
     /// Write who this cache is to the boot partition of the appliance.
     #[command(after_help = first_boot::IDENTITY_EXAMPLES)]
     Identity(first_boot::IdentityArgs),
+    /// Write what must not be lost into one encrypted file.
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::BackupArgs),
+    /// Bring a backup back, so that this cache goes on where the other one stopped.
+    #[command(after_help = backup::RESTORE_EXAMPLES)]
+    Restore(backup::RestoreArgs),
     /// Print what a shell needs to complete this command line.
     Completions {
         /// The shell.
@@ -255,6 +262,8 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Spool { command } => spool::run(&command),
         Command::Token { command } => token::run(&command),
         Command::Bucket { command } => bucket::run(&command),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::FirstBoot(args) => Ok(first_boot::run(&args)),
         Command::Identity(args) => first_boot::identity(&args),
         Command::Completions { shell } => man::completions(shell),

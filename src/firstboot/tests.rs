@@ -89,8 +89,12 @@ impl World {
             fs::create_dir_all(&path).unwrap();
             path
         };
-        let folders =
-            Folders { boot: at("boot"), data: at("data"), notes: top.path().join("run/notes"), defaults: None };
+        let folders = Folders {
+            boot: at("boot"),
+            data: at("data"),
+            notes: top.path().join("run/notes"),
+            defaults: None,
+        };
         fs::write(folders.boot.join("config.txt"), "os_prefix=a/\n").unwrap();
         let zones = at("root/usr/share/zoneinfo/Europe");
         fs::write(zones.join("Berlin"), "TZif").unwrap();
@@ -159,7 +163,8 @@ fn everything_is_applied_and_the_secrets_are_moved() {
     let credentials = world.etc("snowberry/credentials").unwrap();
     assert!(credentials.contains("[nixbuilder]\naws_access_key_id = AKIA\n"), "{credentials}");
     assert!(credentials.contains("aws_secret_access_key = s3cr3t/+\n"), "{credentials}");
-    let daemon: toml::Table = toml::from_str(&world.etc("snowberry/snowberry.toml").unwrap()).unwrap();
+    let daemon: toml::Table =
+        toml::from_str(&world.etc("snowberry/snowberry.toml").unwrap()).unwrap();
     assert_eq!(daemon["name"].as_str(), Some("attic"));
     assert_eq!(daemon["store"]["budget"].as_str(), Some("20 GiB"));
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
@@ -273,7 +278,8 @@ fn a_broken_line_leaves_what_worked_before_in_its_place() {
     assert_eq!(world.etc("hostname").unwrap(), "attic\n");
     assert!(world.wlan().contains("correct horse"));
     // At a first boot there is nothing before: the default, and the rest.
-    let fresh = World::with(whole().replace("hostname = \"attic\"", "hostname = \"attic").as_bytes());
+    let fresh =
+        World::with(whole().replace("hostname = \"attic\"", "hostname = \"attic").as_bytes());
     assert_eq!(fresh.start().len(), 1);
     assert_eq!(fresh.etc("hostname").unwrap(), "snowberry\n");
     assert!(fresh.wlan().contains("correct horse"));
@@ -379,10 +385,15 @@ fn a_file_beside_the_settings_is_brought_to_the_daemon() {
 fn the_images_own_wishes_lie_under_the_owners() {
     let mut world = World::with(b"[store]\nbudget = \"20 GiB\"\n");
     let defaults = world.top.path().join("defaults.toml");
-    fs::write(&defaults, "[store]\npath = \"/mnt/x\"\nbudget = \"1 GiB\"\n[mdns]\nenabled = false\n").unwrap();
+    fs::write(
+        &defaults,
+        "[store]\npath = \"/mnt/x\"\nbudget = \"1 GiB\"\n[mdns]\nenabled = false\n",
+    )
+    .unwrap();
     world.folders.defaults = Some(defaults);
     assert_eq!(world.start(), [""; 0]);
-    let daemon: toml::Table = toml::from_str(&world.etc("snowberry/snowberry.toml").unwrap()).unwrap();
+    let daemon: toml::Table =
+        toml::from_str(&world.etc("snowberry/snowberry.toml").unwrap()).unwrap();
     assert_eq!(daemon["store"]["path"].as_str(), Some("/mnt/x"));
     assert_eq!(daemon["store"]["budget"].as_str(), Some("20 GiB"));
 }
@@ -392,7 +403,11 @@ fn every_key_is_explained_and_the_example_is_sound() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let docs = fs::read_to_string(top.join("docs/settings.md")).unwrap();
     for key in &KEYS {
-        assert!(docs.contains(&format!("`{}`", key.path)), "{} is not in docs/settings.md", key.path);
+        assert!(
+            docs.contains(&format!("`{}`", key.path)),
+            "{} is not in docs/settings.md",
+            key.path
+        );
     }
     let example = fs::read_to_string(top.join("image/boot/snowberry.toml.example")).unwrap();
     assert_eq!(World::with(example.as_bytes()).start(), [""; 0]);
@@ -403,7 +418,10 @@ fn every_key_is_explained_and_the_example_is_sound() {
         .filter(|line| line.starts_with('[') || line.contains(" = "))
         .fold(String::new(), |text, line| text + line + "\n")
         .replace("ssh-ed25519 AAAA... me@laptop", SSH_KEY)
-        .replace("minio.example-1:...", "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=")
+        .replace(
+            "minio.example-1:...",
+            "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=",
+        )
         .replace("ca-file = \"my-ca.pem\"", "");
     assert_eq!(World::with(meant.as_bytes()).start(), [""; 0], "{meant}");
 }
