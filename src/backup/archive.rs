@@ -255,7 +255,7 @@ mod tests {
     fn packed(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut packed = Packed::new(Vec::new());
         for (name, content) in files {
-            packed.file(name, content, 1_800_000_000).unwrap();
+            packed.file(name, content, 1_700_000_000).unwrap();
         }
         packed.finish().unwrap()
     }

@@ -328,6 +328,27 @@ mod tests {
         assert!(opened(greedy.as_bytes(), "right").unwrap_err().contains("work factor 40"));
     }
 
+    /// Made by another program, and opened by age too: `correct horse`, work factor 10.
+    const BY_ANOTHER: &str = "\
+        YWdlLWVuY3J5cHRpb24ub3JnL3YxCi0+IHNjcnlwdCBBQUVDQXdRRkJnY0lDUW9MREEwT0R3IDEwCmwzdXZQ\
+        d0d6SWNLcVRCQVEvZWZaMFVYVkxYVWJrZHJIaTVCN1VTMldDSzAKLS0tIDlQUURUUzMvUHRUYklGaTNFQjFT\
+        cEwyNkc2T3phZHF1RkdUM1VMSmdBS3MKICEiIyQlJicoKSorLC0uL7GSoIK2CVm7a069RWQMurb/xGiOnpQR\
+        Fh7soh0wxmyJNe02hQ==";
+
+    #[test]
+    fn a_file_of_another_program_opens() {
+        let file = base64::engine::general_purpose::STANDARD.decode(BY_ANOTHER).unwrap();
+        assert_eq!(opened(&file, "correct horse").unwrap(), b"made by another hand");
+        let seeds = Seeds {
+            salt: std::array::from_fn(|n| u8::try_from(n).unwrap()),
+            file_key: std::array::from_fn(|n| u8::try_from(n + 16).unwrap()),
+            nonce: std::array::from_fn(|n| u8::try_from(n + 32).unwrap()),
+        };
+        let mut sealer = Sealer::new(Vec::new(), "correct horse", &seeds, 10).unwrap();
+        sealer.write_all(b"made by another hand").unwrap();
+        assert_eq!(sealer.finish().unwrap(), file);
+    }
+
     #[test]
     fn every_change_and_every_cut_is_seen() {
         let plain = vec![7; 2 * PIECE_LEN];

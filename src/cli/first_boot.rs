@@ -18,7 +18,8 @@ Run as root by snowberry-firstboot.service at every boot of the appliance, befor
 Reads snowberry.toml and the custom.toml of Raspberry Pi Imager on the boot partition; docs/settings.md
 explains each key. Wi-Fi passwords and secrets of buckets are moved to the data partition. What is
 wrong takes its default and is told in snowberry-errors.txt beside the settings, in the log, on the
-page and in /api/status. The exit code is 0 whatever the settings are.
+page and in /api/status. The exit code is 0 whatever the settings are; 1 on a machine that was not
+made from the image, where nothing is written.
 
 Examples:
   snowberry first-boot
@@ -55,22 +56,26 @@ pub(super) struct IdentityArgs {
     config: ConfigArgs,
 }
 
-pub(super) fn run(args: &FirstBootArgs) -> Ended {
+pub(super) fn run(args: &FirstBootArgs) -> anyhow::Result<Ended> {
     if let Err(error) = log::start() {
         out::error(&error);
     }
-    let folders = folders(&args.appliance);
+    let folders = folders(&args.appliance)?;
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     firstboot::run(&folders, &args.root, &System, now_s);
-    Ended::Well
+    Ok(Ended::Well)
 }
 
-fn folders(arg: &ApplianceArg) -> Folders {
-    let (folders, wrong) = Folders::read(&arg.appliance);
+/// Its system's files are written: not for a machine that was not made from the image.
+fn folders(arg: &ApplianceArg) -> anyhow::Result<Folders> {
+    let read = Folders::read(&arg.appliance);
+    let (folders, wrong) = read.with_context(|| {
+        format!("this machine is no appliance: there is no {}", arg.appliance.display())
+    })?;
     if let Some(wrong) = wrong {
         out::note(&wrong);
     }
-    folders
+    Ok(folders)
 }
 
 pub(super) fn identity(args: &IdentityArgs) -> anyhow::Result<Ended> {
@@ -87,7 +92,7 @@ pub(super) fn identity(args: &IdentityArgs) -> anyhow::Result<Ended> {
     };
     let keys = keys.public().iter().map(ToString::to_string).collect();
     let identity = Identity { name: config.name, keys, ca };
-    let boot = folders(&args.appliance).boot;
+    let boot = folders(&args.appliance)?.boot;
     firstboot::write_identity(&boot, &identity, &System)
         .with_context(|| format!("write {}", boot.join(IDENTITY_FILE).display()))?;
     Ok(Ended::Well)

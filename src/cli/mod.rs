@@ -264,7 +264,7 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Bucket { command } => bucket::run(&command),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
-        Command::FirstBoot(args) => Ok(first_boot::run(&args)),
+        Command::FirstBoot(args) => first_boot::run(&args),
         Command::Identity(args) => first_boot::identity(&args),
         Command::Completions { shell } => man::completions(shell),
         Command::Man { dir } => man::run(dir.as_deref()),

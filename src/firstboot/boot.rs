@@ -6,6 +6,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::mount::Mount;
+use crate::durable;
 
 /// Longest settings file: a house with thirty upstreams has a tenth of it.
 const FILE_LEN_MAX: u64 = 64 << 10;
@@ -21,11 +22,13 @@ pub(super) struct Boot<'a> {
     folder: &'a Path,
     mount: &'a dyn Mount,
     is_writable: bool,
+    /// Held while it is, so that no other part of the appliance writes when it is at rest again.
+    lock: Option<File>,
 }
 
 impl<'a> Boot<'a> {
     pub(super) fn new(folder: &'a Path, mount: &'a dyn Mount) -> Self {
-        Self { folder, mount, is_writable: false }
+        Self { folder, mount, is_writable: false, lock: None }
     }
 
     /// The names in its folder. None at all means that it is not mounted.
@@ -111,7 +114,8 @@ impl<'a> Boot<'a> {
     }
 
     fn open(&mut self) -> io::Result<()> {
-        if !self.is_writable {
+        if self.lock.is_none() {
+            self.lock = Some(durable::lock_folder(self.folder)?);
             self.is_writable = self.mount.make_writable(self.folder)?;
         }
         Ok(())

@@ -33,15 +33,17 @@ impl Default for Folders {
 }
 
 impl Folders {
-    /// As the file says; with it, in a sentence, why it was not read.
-    pub fn read(file: &Path) -> (Self, Option<String>) {
+    /// As the file says; with it, in a sentence, what of it was not understood. `None` where there is
+    /// no such file: this machine is no appliance, and its files are nobody's to write.
+    pub fn read(file: &Path) -> Option<(Self, Option<String>)> {
         let wrong = |why: &dyn std::fmt::Display| {
             format!("{} cannot be read ({why}): the usual folders are taken", file.display())
         };
         match std::fs::read_to_string(file).map(|text| toml::from_str(&text)) {
-            Ok(Ok(folders)) => (folders, None),
-            Ok(Err(error)) => (Self::default(), Some(wrong(&error.message()))),
-            Err(error) => (Self::default(), Some(wrong(&error))),
+            Ok(Ok(folders)) => Some((folders, None)),
+            Ok(Err(error)) => Some((Self::default(), Some(wrong(&error.message())))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => Some((Self::default(), Some(wrong(&error)))),
         }
     }
 }

@@ -20,6 +20,7 @@ mod values;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::path::Path;
 
 use tracing::{info, warn};
@@ -97,6 +98,21 @@ pub fn run(folders: &Folders, root: &Path, mount: &dyn Mount, now_s: u64) -> Vec
         warn!(error = &error as &dyn std::error::Error, "the boot partition stays writable");
     }
     sentences
+}
+
+/// Writes the last settings that worked to a boot partition that has none, as after a restore to a
+/// new card. Says which files.
+pub fn put_back(folders: &Folders, mount: &dyn Mount) -> io::Result<Vec<&'static str>> {
+    let (state, mut boot) = (State::new(&folders.data), Boot::new(&folders.boot, mount));
+    let mut written = Vec::new();
+    let mut ended = Ok(());
+    for name in [IMAGERS_FILE, OWNERS_FILE] {
+        if let (Some(last), Ok(None)) = (state.last(name), boot.read(name)) {
+            ended = ended.and(boot.write(name, &last));
+            written.push(name);
+        }
+    }
+    boot.close().and(ended).map(|()| written)
 }
 
 /// What lies on the boot partition; `None` when that is not there.

@@ -352,6 +352,20 @@ fn a_moved_secret_is_of_its_own_network_only() {
 }
 
 #[test]
+fn a_new_card_gets_the_settings_that_are_on_its_data_partition() {
+    let world = World::with(whole().as_bytes());
+    world.start();
+    let before = world.settings();
+    fs::remove_file(world.boot("snowberry.toml")).unwrap();
+    assert_eq!(put_back(&world.folders, &world.card).unwrap(), ["snowberry.toml"]);
+    assert_eq!(world.settings(), before);
+    assert!(put_back(&world.folders, &world.card).unwrap().is_empty());
+    assert_eq!(world.card.opened.get(), world.card.closed.get());
+    assert_eq!(world.start(), [""; 0]);
+    assert!(world.wlan().contains("correct horse"));
+}
+
+#[test]
 fn files_of_other_systems_are_named() {
     let world = World::new();
     fs::write(world.boot("user-data"), "#cloud-config\n").unwrap();

@@ -2,9 +2,9 @@
 //! waited as a push is taken.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io::{BufReader, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -21,6 +21,7 @@ use crate::cli::{Ended, out};
 use crate::config::Config;
 use crate::daemon::{self, Still};
 use crate::durable;
+use crate::firstboot::{self, Folders, System};
 use crate::nix::{StorePathHash, UploadName};
 use crate::push::{Begun, DOCUMENT_LEN_MAX, Push, Shape};
 
@@ -66,6 +67,10 @@ pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<Ended> {
     daemon::make_state_dir(&config.state_dir)?;
     let mut summary = Summary::default();
     write_files(&plan, &inside, &mut summary)?;
+    if let Some((folders, _)) = Folders::read(&args.appliance) {
+        let back = firstboot::put_back(&folders, &System).context("write to the boot partition")?;
+        summary.files.extend(back.iter().map(|name| folders.boot.join(name).display().to_string()));
+    }
     if inside.waiting > 0 {
         // What the configuration says now: it may have come with the backup.
         let config = args.config.load()?;
@@ -178,7 +183,13 @@ fn write_files(
             DirBuilder::new().recursive(true).mode(mode).create(folder).with_context(act)?;
             give_folder(folder, name).with_context(act)?;
         }
+        let is_new = !path.exists();
         durable::write_private(path, text).with_context(act)?;
+        if name == CONFIG && is_new {
+            // Its secrets are in files of their own, and the cache is another user.
+            let everybody_reads = Permissions::from_mode(0o644);
+            std::fs::set_permissions(path, everybody_reads).with_context(act)?;
+        }
         summary.files.push(path.display().to_string());
     }
     Ok(())

@@ -37,7 +37,7 @@ pub(super) struct Places {
 impl Places {
     /// `settings` are those of an appliance, when this is one.
     pub(super) fn new(config: &Config, appliance: &Path) -> Self {
-        let settings = appliance.exists().then(|| Folders::read(appliance).0.data.join("settings"));
+        let settings = Folders::read(appliance).map(|(folders, _)| folders.data.join("settings"));
         Self {
             state_dir: config.state_dir.clone(),
             tokens: config.push.tokens_file.clone(),
