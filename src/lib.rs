@@ -8,8 +8,8 @@
 //!                       cache <- push         the decisions: reads | writes
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
-//!     (beside the house: allocator, appliance, ciphers, config, durable, mdns, metrics, pinned, spool,
-//!      systemd, units, update)
+//!     (beside the house: allocator, appliance, backup, ciphers, config, durable, firstboot, mdns,
+//!      metrics, pinned, spool, systemd, units, update)
 //! ```
 
 pub mod nix;
@@ -36,6 +36,9 @@ pub mod appliance;
 pub mod update;
 
 pub mod forward;
+
+pub mod firstboot;
+pub mod backup;
 
 pub mod daemon;
 pub mod cli;

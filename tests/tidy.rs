@@ -20,7 +20,7 @@ use tidied::{Source, files, house, name_of, sources, top};
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 23] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
     ("upstream", &["nix", "units", "metrics", "ciphers"]),
@@ -50,6 +50,8 @@ const MAY_USE: [(&str, &[&str]); 21] = [
             "units",
         ],
     ),
+    ("backup", &[]),
+    ("firstboot", &["config", "upstream", "metrics", "durable"]),
     (
         "daemon",
         &[
@@ -87,6 +89,9 @@ const MAY_USE: [(&str, &[&str]); 21] = [
             "forward",
             "appliance",
             "update",
+            "firstboot",
+            "backup",
+            "durable",
             "daemon",
         ],
     ),

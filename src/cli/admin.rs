@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use http_body_util::Empty;
 use hyper::body::Bytes;
-use hyper::{Method, Request, header};
+use hyper::{Method, Request, StatusCode, header};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
@@ -56,32 +56,44 @@ pub(super) fn command(
         .enable_all()
         .build()
         .context("start the runtime")?;
-    let given = give(config, reach, method, target);
-    runtime
-        .block_on(async { tokio::time::timeout(ANSWER_WAIT, given).await })
-        .context("wait for the answer of the cache")?
+    runtime.block_on(ask(config, reach, method, target))
 }
 
-async fn give(
+/// The same, where a runtime is.
+pub(super) async fn ask(
     config: &Config,
     reach: Reach,
     method: Method,
     target: &str,
 ) -> anyhow::Result<Value> {
-    let stream = connect(config, reach).await?;
-    let request = Request::builder()
-        .method(method)
-        .uri(target)
-        .header(header::HOST, "localhost")
-        .body(Empty::<Bytes>::new())
-        .context("ask")?;
-    let (status, body) = exchange::over(stream, request).await.context("ask the running cache")?;
+    let (status, body) = exchange(config, reach, method, target).await?;
     let value: Value = serde_json::from_slice(&body)
         .with_context(|| format!("the running cache answered {status}: is it an older version?"))?;
     match value.get("error").and_then(Value::as_str) {
         Some(sentence) => Err(anyhow::anyhow!("{sentence}")),
         None => Ok(value),
     }
+}
+
+/// The answer as it is.
+pub(super) async fn exchange(
+    config: &Config,
+    reach: Reach,
+    method: Method,
+    target: &str,
+) -> anyhow::Result<(StatusCode, Bytes)> {
+    let given = async {
+        let stream = connect(config, reach).await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(target)
+            .header(header::HOST, "localhost")
+            .body(Empty::<Bytes>::new())
+            .context("ask")?;
+        exchange::over(stream, request).await.context("ask the running cache")
+    };
+    let answered = tokio::time::timeout(ANSWER_WAIT, given).await;
+    answered.context("wait for the answer of the cache")?
 }
 
 async fn connect(config: &Config, reach: Reach) -> Result<UnixStream, NotGiven> {

@@ -194,6 +194,10 @@ mod tests {
             "snowberry-bucket-init.1",
             "snowberry-bucket-policy.1",
             "snowberry-update.1",
+            "snowberry-backup.1",
+            "snowberry-restore.1",
+            "snowberry-first-boot.1",
+            "snowberry-identity.1",
             "snowberry-completions.1",
             "snowberry-man.1",
         ] {

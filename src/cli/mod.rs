@@ -2,11 +2,13 @@
 //! in a file.
 
 mod admin;
+mod backup;
 mod bucket;
 mod check;
 mod doctor;
 mod exchange;
 mod find;
+mod first_boot;
 mod forward;
 mod hook;
 mod join;
@@ -171,6 +173,18 @@ enum Command {
     /// itself. Whatever goes wrong before the restart changes nothing of what runs.
     #[command(after_help = update::EXAMPLES)]
     Update(update::UpdateArgs),
+    /// Apply what the boot partition of the appliance says.
+    #[command(after_help = first_boot::EXAMPLES)]
+    FirstBoot(first_boot::FirstBootArgs),
+    /// Write who this cache is to the boot partition of the appliance.
+    #[command(after_help = first_boot::IDENTITY_EXAMPLES)]
+    Identity(first_boot::IdentityArgs),
+    /// Write what must not be lost into one encrypted file.
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::BackupArgs),
+    /// Bring a backup back, so that this cache goes on where the other one stopped.
+    #[command(after_help = backup::RESTORE_EXAMPLES)]
+    Restore(backup::RestoreArgs),
     /// Print what a shell needs to complete this command line.
     Completions {
         /// The shell.
@@ -258,6 +272,10 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Token { command } => token::run(&command),
         Command::Bucket { command } => bucket::run(&command),
         Command::Update(args) => update::run(&args),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
+        Command::FirstBoot(args) => first_boot::run(&args),
+        Command::Identity(args) => first_boot::identity(&args),
         Command::Completions { shell } => man::completions(shell),
         Command::Man { dir } => man::run(dir.as_deref()),
     }

@@ -270,6 +270,12 @@ pub fn load(
     freeze(source::merge(&sources)?, file, surroundings)
 }
 
+/// The configuration that a text is which no file has yet.
+pub fn parse(text: &str, surroundings: &Surroundings) -> Result<Config, Error> {
+    let source = Source::file(Path::new("snowberry.toml"), text.to_owned());
+    freeze(source::merge(&[source])?, None, surroundings)
+}
+
 fn read(path: &Path) -> Result<String, Error> {
     std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })
 }

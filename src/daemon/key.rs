@@ -218,7 +218,7 @@ fn named_key(cache_name: &str, seed: [u8; 32], number: u32) -> anyhow::Result<Se
 }
 
 /// The state directory, for its owner only where it is made here.
-pub(super) fn make_state_dir(state_dir: &Path) -> anyhow::Result<()> {
+pub fn make_state_dir(state_dir: &Path) -> anyhow::Result<()> {
     make_private_dir(state_dir).with_context(|| {
         format!(
             "make the state directory {} (choose another one: --set 'state-dir=\"/PATH\"')",

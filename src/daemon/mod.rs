@@ -5,6 +5,7 @@ mod announce;
 mod key;
 mod listen;
 mod names;
+mod still;
 mod tls;
 mod watchdog;
 
@@ -35,7 +36,10 @@ use crate::upstream::Upstream;
 use listen::listen;
 use watchdog::Watched;
 
-pub use key::{Imported, OwnKeys, had_own_key, import, own_key_file, read_own_key, rotate};
+pub use key::{
+    Imported, OwnKeys, had_own_key, import, make_state_dir, own_key_file, read_own_key, rotate,
+};
+pub use still::Still;
 
 /// How long the first questions wait behind the listening sockets for the store to open, so that a
 /// restart is not seen as a row of 404. Part of the 2.5 s that a narinfo has in all.

@@ -1,8 +1,8 @@
 //! Commands on the local socket only: whoever may open it may command, so its mode is the rule. No
 //! route of the network leads here.
 //!
-//! `GET /queue`, `POST /retry`, `POST /forget?target=URL[&lost=true]`, `POST /keys/reload`. Answers
-//! are JSON; what cannot be done is an object with an `error`.
+//! `GET /queue`, `POST /retry`, `POST /forget?target=URL[&lost=true]`, `POST /keys/reload`, and what
+//! `admin_waiting.rs` answers. Answers are JSON; what cannot be done is an object with an `error`.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::admin_waiting;
 use super::body::Body;
 use super::reply::{Media, Reply};
 use crate::metrics::Counter;
@@ -52,6 +53,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(5);
 
 /// How long after a failed accept it is tried again: out of files, which others give back soon.
 const ACCEPT_WAIT: Duration = Duration::from_secs(1);
+
+/// What a backup asks, in a file of its own.
+const WAITING: &str = "/waiting/";
 
 /// What the commands work on.
 pub struct Admin {
@@ -168,6 +172,10 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body
         }
         (&Method::POST, "/forget") => forget(&admin.push, query).await,
         (&Method::POST, "/keys/reload") => reload_keys(admin).await,
+        (&Method::GET, path) if path.starts_with(WAITING) => {
+            let path = path.strip_prefix(WAITING).unwrap_or_default();
+            admin_waiting::answer(&admin.push.waiting(), path, query).await
+        }
         _ => Reply::Absent,
     };
     // Not one of the figures of the network.

@@ -35,6 +35,7 @@ mod reply;
 mod refusal;
 mod body;
 mod admin;
+mod admin_waiting;
 pub mod tls;
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ mod upload;
 mod accept;
 mod documents;
 mod view;
+mod waiting;
 mod others;
 mod order;
 mod state;
@@ -39,6 +40,7 @@ pub use documents::{DOCUMENT_LEN_MAX, Shape, Wrapping};
 pub use refusal::Refusal;
 pub use status::{TargetState, TargetStatus};
 pub use upload::{Begun, NarUpload};
+pub use waiting::{Waiting, WaitingPath};
 
 /// What the daemon tells the push side.
 #[derive(Debug, Clone)]

@@ -55,6 +55,12 @@ fn the_units_of_the_cache_are_sound() {
 }
 
 #[test]
+fn the_units_of_the_settings_are_sound() {
+    let units = ["snowberry-firstboot.service", "snowberry-identity.service"];
+    verify("systemd/appliance", "--system", &units);
+}
+
+#[test]
 fn what_the_services_may_do_is_little() {
     let Some(program) = parts::program("systemd-analyze") else { return };
     for (unit, threshold) in [
