@@ -162,7 +162,7 @@ def credentials(root: Root) -> None:
     expect(root.text("/etc/machine-id") == "", "a machine-id")
     for name in (
         "var/lib/systemd/random-seed",
-        "root/.ssh",
+        "root/.ssh/authorized_keys",
         "var/lib/snowberry/key",
         "etc/snowberry/credentials",
     ):

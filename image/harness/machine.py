@@ -32,14 +32,14 @@ POLL_S = 0.5
 SHELL_UNIT = """[Unit]
 Description=Shell of the image test (passed in as a credential)
 DefaultDependencies=no
-Wants=dev-virtio\\x2dports-test.device
-After=dev-virtio\\x2dports-test.device
 [Service]
+ExecStartPre=/bin/sh -c 'until [ -e /dev/virtio-ports/test ]; do sleep 1; done'
 ExecStart=/bin/sh -c 'exec /bin/sh </dev/virtio-ports/test >/dev/virtio-ports/test 2>&1'
 Restart=always
+TimeoutStartSec=infinity
 """
-SHELL_DROP_IN = "[Unit]\nWants=image-test.service\n"
-
+# fw_cfg takes names of 55 characters at most; this one makes it just that.
+SHELL_UNIT_NAME = "t.service"
 
 T = TypeVar("T")
 
@@ -109,7 +109,10 @@ class Machine:
         memory_mib: int,
     ) -> list[str]:
         # The consoles are this machine's own; the rest is what the card says.
-        line = re.sub(r"console=\S+\s*|\bquiet\b", "", command_line) + " console=ttyAMA0,115200"
+        line = (
+            re.sub(r"console=\S+\s*|\bquiet\b", "", command_line)
+            + f" console=ttyAMA0,115200 systemd.show_status=0 systemd.wants={SHELL_UNIT_NAME}"
+        )
         forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in self.ports.items())
         restrict = "off" if outside else "on"
         command = [
@@ -132,12 +135,9 @@ class Machine:
         for number, disk in enumerate(disks):
             command += ["-drive", f"file={disk},format=raw,if=none,id=disk{number}"]
             command += ["-device", f"virtio-blk-pci,drive=disk{number}"]
-        for name, text in (
-            ("systemd.extra-unit.image-test.service", SHELL_UNIT),
-            ("systemd.unit-dropin.multi-user.target", SHELL_DROP_IN),
-        ):
-            (self.folder / name).write_text(text)
-            command += ["-fw_cfg", f"name=opt/io.systemd.credentials/{name},file={self.folder}/{name}"]
+        unit = f"systemd.extra-unit.{SHELL_UNIT_NAME}"
+        (self.folder / unit).write_text(SHELL_UNIT)
+        command += ["-fw_cfg", f"name=opt/io.systemd.credentials/{unit},file={self.folder}/{unit}"]
         return command + list(network)
 
     def __enter__(self) -> "Machine":
@@ -181,7 +181,8 @@ class Machine:
 
         def look() -> float | None:
             if self.process.poll() is not None:
-                raise Failed(f"the machine ended, status {self.process.returncode}")
+                told = (self.folder / "qemu.log").read_text(errors="replace")
+                raise Failed(f"the machine ended, status {self.process.returncode}: {told}")
             if "Kernel panic" in self.said():
                 raise Failed("the kernel panicked")
             return self.age_s() if self.get("/nix-cache-info", 3.0)[0] == 200 else None
