@@ -51,7 +51,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
         ],
     ),
     ("backup", &[]),
-    ("firstboot", &["config", "upstream", "metrics", "durable"]),
+    ("firstboot", &["appliance", "config", "upstream", "metrics", "durable"]),
     (
         "daemon",
         &[
