@@ -145,9 +145,9 @@ def first_life(life: Life, report: Report) -> None:
             report.check("nobody can log in", lambda: locked(machine))
             report.check("sandbox of the unit", lambda: sandbox(machine))
             life.identity = identity(machine)
-            report.check("written in rest", lambda: rest(machine))
             report.check("a Nix client substitutes", lambda: substitutes(life, machine))
             report.check("a Nix client pushes, to the bucket", lambda: pushes(life, machine))
+            report.check("written in rest", lambda: rest(machine))
             report.check("switched off in order", lambda: switched_off(machine))
     finally:
         lan.end()
