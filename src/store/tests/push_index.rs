@@ -36,7 +36,10 @@ fn to_first_format(house: &House) {
 #[tokio::test]
 async fn an_older_index_keeps_every_byte_while_its_format_is_held() {
     let mut house = House::new(BUDGET);
-    house.open().await.close().await;
+    let store = house.open().await;
+    drop(fill_as(&store, 0, 9000, Origin::Ours).await.unwrap());
+    store.keep_narinfo(narinfo(0, 0)).await.unwrap();
+    store.close().await;
     // One of the same format is opened as ever.
     house.config.holds_format = true;
     house.open().await.close().await;
