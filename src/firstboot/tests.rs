@@ -423,7 +423,8 @@ fn every_key_is_explained_and_the_example_is_sound() {
             key.path
         );
     }
-    let example = fs::read_to_string(top.join("image/boot-partition/snowberry.toml.example")).unwrap();
+    let example =
+        fs::read_to_string(top.join("image/boot-partition/snowberry.toml.example")).unwrap();
     assert_eq!(World::with(example.as_bytes()).start(), [""; 0]);
     // And with every line of it meant.
     let meant: String = example

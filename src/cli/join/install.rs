@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_program_in_a_home_or_temporary_folder_is_hidden_from_the_service() {
-        for hidden in ["/home/ada/snowberry", "/root/bin/snowberry", "/tmp/x/snowberry"] {
+        for hidden in ["/home/ada/snowberry", "/run/user/0/snowberry", "/tmp/x/snowberry"] {
             assert!(is_hidden(Path::new(hidden)), "{hidden}");
         }
         for seen in ["/usr/local/bin/snowberry", "/opt/home/snowberry", "/homes/snowberry"] {
