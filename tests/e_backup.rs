@@ -109,6 +109,11 @@ fn paths() -> Vec<Made> {
     vec![one, twin, large, top]
 }
 
+/// Longer than an answer of the admin socket.
+fn long_log() -> String {
+    "a line of a log\n".repeat(200_000)
+}
+
 fn authorization(state: &Path) -> String {
     let token = Tokens::new(state.join("tokens")).add("tester", [1; 20], 0).unwrap();
     format!("Basic {}", STANDARD.encode(format!("any:{token}")))
@@ -137,7 +142,7 @@ async fn with_waiting(desk: &Desk) -> (Snowberry, String) {
     }
     let headers = [("authorization", authorization.as_str())];
     let log = format!("/push/log/{}.drv", paths()[0].store_path.base_name());
-    let answer = snowberry.client().ask(Method::PUT, &log, &headers, "a log\n".into()).await;
+    let answer = snowberry.client().ask(Method::PUT, &log, &headers, long_log().into()).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(snowberry.figure("queue", "waiting").await, 5);
     (snowberry, authorization)
@@ -195,7 +200,7 @@ async fn a_new_card_goes_on_where_the_old_one_stopped() {
         assert!(made.is_in(&fs::read(stick.join(&narinfo.url)).unwrap()), "{}", made.store_path);
     }
     let log = stick.join(format!("log/{}.drv", paths()[0].store_path.base_name()));
-    assert_eq!(fs::read_to_string(log).unwrap(), "a log\n");
+    assert_eq!(fs::read_to_string(log).unwrap(), long_log());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,11 +27,11 @@ impl Pi {
         }
         fs::write(pi.path("boot/config.txt"), "os_prefix=a/\n").unwrap();
         let text = format!(
-            "version = \"0.1.0\"\nboot = {:?}\ndata = {:?}\nnotes = {:?}\nslots = {{ a = \"a\", b = \
+            "version = \"0.1.0\"\nboot = \"{}\"\ndata = \"{}\"\nnotes = \"{}\"\nslots = {{ a = \"a\", b = \
              \"b\" }}\nkeys = \"/usr/lib/snowberry/release-keys\"\n",
-            pi.path("boot"),
-            pi.path("data"),
-            pi.path("notes")
+            pi.path("boot").display(),
+            pi.path("data").display(),
+            pi.path("notes").display()
         );
         fs::write(pi.path("appliance.toml"), text).unwrap();
         pi

@@ -18,6 +18,7 @@ use snowberry::config::KEYS;
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
+#[rustfmt::skip]
 const MAY_USE: [(&str, &[&str]); 21] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
@@ -48,23 +49,8 @@ const MAY_USE: [(&str, &[&str]); 21] = [
     (
         "cli",
         &[
-            "nix",
-            "store",
-            "upstream",
-            "push",
-            "http",
-            "units",
-            "metrics",
-            "config",
-            "systemd",
-            "mdns",
-            "spool",
-            "pinned",
-            "forward",
-            "firstboot",
-            "backup",
-            "durable",
-            "daemon",
+            "nix", "store", "upstream", "push", "http", "units", "metrics", "config", "systemd",
+            "mdns", "spool", "pinned", "forward", "firstboot", "backup", "durable", "daemon",
         ],
     ),
 ];

@@ -8,8 +8,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
-/// A status is a few hundred bytes and about 200 for each upstream or push target.
-const ANSWER_LEN_MAX: usize = 1 << 20;
+/// A status is a few hundred bytes and about 200 for each upstream or push target; the longest answer
+/// has a narinfo of 1 MiB in it.
+const ANSWER_LEN_MAX: usize = 2 << 20;
 
 /// A connection to `HOST[:PORT]`.
 pub(super) async fn connect(authority: &str) -> anyhow::Result<TcpStream> {

@@ -1,6 +1,7 @@
 //! The cache's identity on the boot partition, in the words of `snowberry join`, so that the two can
 //! be compared.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
@@ -9,6 +10,8 @@ use super::mount::Mount;
 
 /// Its file there.
 pub const IDENTITY_FILE: &str = "snowberry-identity.txt";
+
+const TO_STRING: &str = "writing to a String cannot fail";
 
 /// What a cache is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,15 +33,17 @@ impl Identity {
         );
         for (index, key) in keys.iter().enumerate() {
             let what = if index == 0 { "key  " } else { "old  " };
-            text.push_str(&format!("{what}{key}\n"));
+            writeln!(text, "{what}{key}").expect(TO_STRING);
         }
         match ca {
-            Some(ca) => text.push_str(&format!("CA   {ca}\n")),
+            Some(ca) => writeln!(text, "CA   {ca}").expect(TO_STRING),
             None => text.push_str("CA   none of its own\n"),
         }
-        text.push_str(&format!(
+        write!(
+            text,
             "\nThe page:        http://{name}.local/\nOn a machine:    snowberry join {name}.local\n"
-        ));
+        )
+        .expect(TO_STRING);
         text
     }
 }

@@ -137,7 +137,7 @@ fn names(boot: &Boot<'_>, told: &mut Told) -> Option<Vec<String>> {
 /// Files that look like settings and are none of ours.
 fn strangers(names: &[String], told: &mut Told) {
     let is_there = |name: &&str| names.iter().any(|it| it.eq_ignore_ascii_case(name));
-    let others: Vec<&str> = OF_OTHERS.into_iter().filter(|name| is_there(&name)).collect();
+    let others: Vec<&str> = OF_OTHERS.into_iter().filter(|name| is_there(name)).collect();
     if !others.is_empty() {
         told.say(&format!(
             "{} on the boot partition is for another system and is not read: write {OWNERS_FILE} \

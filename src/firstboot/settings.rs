@@ -236,7 +236,7 @@ impl<'a> Reader<'a> {
         let Some(entry) = self.document.find("network.gateway") else { return false };
         match address {
             None => {
-                self.wrong(entry, "it is for a static address, and network.address is not right")
+                self.wrong(entry, "it is for a static address, and network.address is not right");
             }
             Some(address) if !values::is_beside(address, gateway) => {
                 let Address { ip, bits } = address;
@@ -282,7 +282,7 @@ impl<'a> Reader<'a> {
             match value.as_str() {
                 Some(text) if !text.contains(char::is_control) => *place = Some(text.trim()),
                 Some(_) | None => {
-                    self.wrong(entry, &format!("{name} is one line of text in quotes"))
+                    self.wrong(entry, &format!("{name} is one line of text in quotes"));
                 }
             }
         }

@@ -51,7 +51,7 @@ impl Text {
             is_broken = true;
             let place = Place { file, line: Some(line_of(&text, at)) };
             told.tell(place, &format!("this line is not understood and left out: {message}"));
-            text = mend(text, at);
+            text = mend(&text, at);
         }
         told.tell(whole, "so many lines are not understood that none of them was taken");
         None
@@ -109,7 +109,7 @@ fn first_error(text: &str) -> Option<(usize, String)> {
 
 /// Leaves one line out: that of the error, or one of those above it, whichever lets more of the rest
 /// be read.
-fn mend(text: String, at: usize) -> String {
+fn mend(text: &str, at: usize) -> String {
     let at = at.min(text.len());
     let bytes = text.as_bytes();
     let mut candidates: Vec<Range<usize>> = Vec::new();
@@ -128,7 +128,7 @@ fn mend(text: String, at: usize) -> String {
         end = start - 1;
     }
     let tried = candidates.iter().map(|line| {
-        let without = without_line(&text, line);
+        let without = without_line(text, line);
         let next = first_error(&without).map_or(usize::MAX, |(next, _)| next);
         (next, without)
     });

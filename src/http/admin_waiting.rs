@@ -2,7 +2,8 @@
 //! short each, so that a card that stands still costs one question and not the whole.
 //!
 //! `GET /waiting/targets`, `/waiting/rows?target=URL&after=SEQ`, `/waiting/path?key=HASH`,
-//! `/waiting/nar?nar-hash=HASH&offset=BYTES`, `/waiting/document?name=NAME`.
+//! `/waiting/nar?nar-hash=HASH&offset=BYTES`,
+//! `/waiting/document?name=NAME&offset=BYTES`.
 
 use std::error::Error;
 
@@ -11,8 +12,7 @@ use tracing::warn;
 
 use super::reply::{Media, Reply};
 use crate::nix::{NarHash, StorePathHash};
-use crate::push::{Waiting, WaitingPath};
-use crate::store::{self, QueueRow, Queued};
+use crate::push::{Waiting, WaitingFor, WaitingPath, WaitingRow};
 
 /// Rows of one answer: 200 bytes each, of 1 MiB that are taken.
 const ROWS_MAX: usize = 1000;
@@ -42,14 +42,17 @@ pub(super) async fn answer(waiting: &Waiting, path: &str, query: &str) -> Reply 
                 _ => return Reply::Absent,
             }
         }
-        "document" => waiting.document(&find("name").unwrap_or_default()).await.map(octets),
+        "document" => {
+            let offset = find("offset").and_then(|it| it.parse().ok()).unwrap_or_default();
+            waiting.document(&find("name").unwrap_or_default(), offset).await.map(octets)
+        }
         _ => return Reply::Absent,
     };
     answered.unwrap_or_else(|error| unread(&error))
 }
 
-fn unread(error: &store::Error) -> Reply {
-    warn!(error = error as &dyn Error, "what waits cannot be read for a backup");
+fn unread(error: &(dyn Error + 'static)) -> Reply {
+    warn!(error, "what waits cannot be read for a backup");
     let sentence = "the store cannot be read now, its log says why";
     Reply::Undone(json!({"error": sentence}).to_string().into())
 }
@@ -62,10 +65,10 @@ fn octets(found: Option<bytes::Bytes>) -> Reply {
     found.map_or(Reply::Absent, |bytes| Reply::Shown(Media::Octets, bytes))
 }
 
-fn row(row: &QueueRow) -> Value {
+fn row(row: &WaitingRow) -> Value {
     let (path, document) = match &row.what {
-        Queued::Path(key) => (Some(key.to_string()), None),
-        Queued::Document(name) => (None, Some(name.as_str())),
+        WaitingFor::Path(key) => (Some(key.to_string()), None),
+        WaitingFor::Document(name) => (None, Some(name.as_str())),
     };
     json!({"seq": row.seq, "path": path, "document": document, "lost": row.lost})
 }

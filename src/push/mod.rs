@@ -40,7 +40,7 @@ pub use documents::{DOCUMENT_LEN_MAX, Shape, Wrapping};
 pub use refusal::Refusal;
 pub use status::{TargetState, TargetStatus};
 pub use upload::{Begun, NarUpload};
-pub use waiting::{Waiting, WaitingPath};
+pub use waiting::{Waiting, WaitingFor, WaitingPath, WaitingRow};
 
 /// What the daemon tells the push side.
 #[derive(Debug, Clone)]

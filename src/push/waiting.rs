@@ -4,9 +4,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::Push;
 use crate::nix::{Compression, NarHash, NarInfo, StoreDir, StorePathHash, UploadName};
-use crate::store::{Error, HeldNar, QueueRow, Store};
+use crate::store::{Error, HeldNar, QueueRow, Queued, Store};
 
-/// Bytes of a NAR that are read at once: some rows, below what an answer to a command may have.
+/// Bytes of a NAR or a document that are read at once: some rows, below what an answer to a command may have.
 const PIECE_LEN: usize = 512 * 1024;
 
 /// A path that waits.
@@ -20,6 +20,26 @@ pub struct WaitingPath {
     pub file_name: String,
     /// Bytes of the stored file.
     pub file_size: u64,
+}
+
+/// A row of a target's queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingRow {
+    /// Its place in the order of acceptance.
+    pub seq: u64,
+    /// What waits.
+    pub what: WaitingFor,
+    /// Whether its bytes turned out damaged.
+    pub lost: bool,
+}
+
+/// What waits for a target.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum WaitingFor {
+    /// A path: its NAR and its narinfo.
+    Path(StorePathHash),
+    /// A document that was PUT, by its name.
+    Document(String),
 }
 
 /// Reads it. Cheap to clone.
@@ -49,8 +69,9 @@ impl Waiting {
         target: &str,
         after_seq: u64,
         count_max: usize,
-    ) -> Result<Vec<QueueRow>, Error> {
-        self.store.queue(target, after_seq, count_max).await
+    ) -> Result<Vec<WaitingRow>, Error> {
+        let rows = self.store.queue(target, after_seq, count_max).await?;
+        Ok(rows.into_iter().map(row).collect())
     }
 
     /// `None`: it is not held any more.
@@ -81,10 +102,22 @@ impl Waiting {
         }
     }
 
-    /// A document that waits.
-    pub async fn document(&self, name: &str) -> Result<Option<Bytes>, Error> {
-        self.store.document(name).await
+    /// The next bytes from `offset` of a document that waits; empty at its end.
+    pub async fn document(&self, name: &str, offset: usize) -> Result<Option<Bytes>, Error> {
+        let whole = self.store.document(name).await?;
+        Ok(whole.map(|whole| {
+            let from = offset.min(whole.len());
+            whole.slice(from..from.saturating_add(PIECE_LEN).min(whole.len()))
+        }))
     }
+}
+
+fn row(row: QueueRow) -> WaitingRow {
+    let what = match row.what {
+        Queued::Path(key) => WaitingFor::Path(key),
+        Queued::Document(name) => WaitingFor::Document(name),
+    };
+    WaitingRow { seq: row.seq, what, lost: row.lost }
 }
 
 async fn read(held: &HeldNar, mut offset: u64) -> Result<Bytes, Error> {

@@ -2,6 +2,7 @@
 //! does not run.
 
 use anyhow::Context;
+use bytes::BytesMut;
 use hyper::body::Bytes;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
@@ -11,8 +12,7 @@ use crate::cli::admin::{self, NotGiven, Reach};
 use crate::config::Config;
 use crate::daemon::Still;
 use crate::nix::{NarHash, StorePathHash};
-use crate::push::{Waiting, WaitingPath};
-use crate::store::Queued;
+use crate::push::{DOCUMENT_LEN_MAX, Waiting, WaitingFor, WaitingPath, WaitingRow};
 
 /// Rows that are asked for at once.
 const ROWS_MAX: usize = 1000;
@@ -25,14 +25,6 @@ pub(super) enum Source<'a> {
     Own(Box<Still>, Waiting),
     /// There is no store yet.
     Nothing,
-}
-
-/// A row of a queue.
-#[derive(Debug, Clone)]
-pub(super) struct Row {
-    pub(super) seq: u64,
-    pub(super) what: Queued,
-    pub(super) lost: bool,
 }
 
 #[derive(Deserialize)]
@@ -92,17 +84,11 @@ impl<'a> Source<'a> {
     }
 
     /// Rows behind `after`; none at the end.
-    pub(super) async fn rows(&self, target: &str, after: u64) -> anyhow::Result<Vec<Row>> {
+    pub(super) async fn rows(&self, target: &str, after: u64) -> anyhow::Result<Vec<WaitingRow>> {
         match self {
             Self::Nothing => Ok(Vec::new()),
             Self::Own(_, waiting) => {
-                let rows = waiting.rows(target, after, ROWS_MAX).await.context("read the queue")?;
-                let row = |row: crate::store::QueueRow| Row {
-                    seq: row.seq,
-                    what: row.what,
-                    lost: row.lost,
-                };
-                Ok(rows.into_iter().map(row).collect())
+                waiting.rows(target, after, ROWS_MAX).await.context("read the queue")
             }
             Self::Running(config) => {
                 let after = after.to_string();
@@ -147,12 +133,25 @@ impl<'a> Source<'a> {
     }
 
     pub(super) async fn document(&self, name: &str) -> anyhow::Result<Option<Bytes>> {
-        match self {
-            Self::Nothing => Ok(None),
-            Self::Own(_, waiting) => waiting.document(name).await.context("read a document"),
-            Self::Running(config) => {
-                bytes(config, &format!("/waiting/document?{}", query(&[("name", name)]))).await
+        let mut whole = BytesMut::new();
+        loop {
+            let piece = match self {
+                Self::Nothing => None,
+                Self::Own(_, waiting) => {
+                    waiting.document(name, whole.len()).await.context("read a document")?
+                }
+                Self::Running(config) => {
+                    let offset = whole.len().to_string();
+                    let query = query(&[("name", name), ("offset", &offset)]);
+                    bytes(config, &format!("/waiting/document?{query}")).await?
+                }
+            };
+            match piece {
+                None => return Ok(None),
+                Some(piece) if piece.is_empty() => return Ok(Some(whole.freeze())),
+                Some(piece) => whole.extend_from_slice(&piece),
             }
+            anyhow::ensure!(whole.len() <= DOCUMENT_LEN_MAX, "{name} is too long");
         }
     }
 }
@@ -174,13 +173,15 @@ async fn bytes(config: &Config, target: &str) -> anyhow::Result<Option<Bytes>> {
     }
 }
 
-fn row_said(said: RowSaid) -> anyhow::Result<Row> {
+fn row_said(said: RowSaid) -> anyhow::Result<WaitingRow> {
     let what = match (said.path, said.document) {
-        (Some(path), _) => Queued::Path(StorePathHash::parse(&path).context("read a queue's row")?),
-        (None, Some(name)) => Queued::Document(name),
+        (Some(path), _) => {
+            WaitingFor::Path(StorePathHash::parse(&path).context("read a queue's row")?)
+        }
+        (None, Some(name)) => WaitingFor::Document(name),
         (None, None) => anyhow::bail!("the running cache queues what this version does not know"),
     };
-    Ok(Row { seq: said.seq, what, lost: said.lost })
+    Ok(WaitingRow { seq: said.seq, what, lost: said.lost })
 }
 
 fn path_said(said: PathSaid) -> anyhow::Result<WaitingPath> {

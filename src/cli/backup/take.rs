@@ -17,7 +17,7 @@ use super::{BackupArgs, CACHE, FORM, MANIFEST};
 use crate::backup::{Packed, Sealer, Seeds, WORK_FACTOR};
 use crate::cli::{Ended, out};
 use crate::config::Config;
-use crate::store::Queued;
+use crate::push::WaitingFor;
 use crate::units::ByteSize;
 
 /// What was left out, in a backup without NARs.
@@ -148,12 +148,12 @@ impl Writer {
     async fn one(
         &mut self,
         source: &Source<'_>,
-        what: &Queued,
+        what: &WaitingFor,
         only_list: bool,
         nars: &mut HashSet<String>,
     ) -> anyhow::Result<()> {
         match what {
-            Queued::Path(key) => {
+            WaitingFor::Path(key) => {
                 // What is gone since was carried up.
                 let Some(path) = source.path(*key).await? else { return Ok(()) };
                 if only_list {
@@ -176,7 +176,7 @@ impl Writer {
                 self.packed.file(&name, path.narinfo.as_bytes(), self.now_s).context(WRITE)?;
                 self.summary.paths += 1;
             }
-            Queued::Document(name) => {
+            WaitingFor::Document(name) => {
                 if only_list {
                     self.summary.left_behind.push(name.clone());
                     return Ok(());
