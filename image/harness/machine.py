@@ -28,13 +28,13 @@ BOOT_WAIT_S = 480.0
 COMMAND_WAIT_S = 120.0
 POLL_S = 0.5
 
-# A shell for root at a virtio port. Comes with the test and goes with it.
+# A shell for root at a virtio port, which can be opened once only. Comes with the test and goes with it.
 SHELL_UNIT = """[Unit]
 Description=Shell of the image test (passed in as a credential)
 DefaultDependencies=no
 [Service]
 ExecStartPre=/bin/sh -c 'until [ -e /dev/virtio-ports/test ]; do sleep 1; done'
-ExecStart=/bin/sh -c 'exec /bin/sh </dev/virtio-ports/test >/dev/virtio-ports/test 2>&1'
+ExecStart=/bin/sh -c 'exec /bin/sh <>/dev/virtio-ports/test >&0 2>&1'
 Restart=always
 TimeoutStartSec=infinity
 """
