@@ -81,7 +81,12 @@ impl House {
         targets: &[upstream::Config],
         change: impl FnOnce(&mut Config),
     ) -> Self {
-        drop(tracing_subscriber::fmt().with_test_writer().with_env_filter("debug").try_init());
+        drop(
+            tracing_subscriber::fmt()
+                .with_test_writer()
+                .with_max_level(tracing::Level::DEBUG)
+                .try_init(),
+        );
         let metrics = Metrics::new();
         let store = open(store, &metrics).await;
         let store_dir = StoreDir::default();
