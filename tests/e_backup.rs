@@ -72,14 +72,9 @@ impl Desk {
         format!("file://{}", self.path("gone").display())
     }
 
-    /// `backup` or `restore` of the cache with this state directory and this push target.
-    fn run(
-        &self,
-        (command, file): (&str, &str),
-        state: &Path,
-        target: &str,
-        more: &[&str],
-    ) -> Told {
+    /// `backup` or `restore`, and the file, of the cache with this state directory and this push target.
+    fn run(&self, what: [&str; 2], state: &Path, target: &str, more: &[&str]) -> Told {
+        let [command, file] = what;
         let output = Command::new(env!("CARGO_BIN_EXE_snowberry"))
             .args([command, "--passphrase-file"])
             .arg(self.path("passphrase"))
@@ -171,9 +166,9 @@ async fn a_new_card_goes_on_where_the_old_one_stopped() {
     let (mut old, authorization) = with_waiting(&desk).await;
     let key = old.key().await;
     let gone = table(&desk.gone(), "");
-    let running = said(desk.run(("backup", "running"), &old.state(), &gone, &["--json"]));
+    let running = said(desk.run(["backup", "running"], &old.state(), &gone, &["--json"]));
     assert!(old.stop().await.success());
-    let stopped = said(desk.run(("backup", "stopped"), &old.state(), &gone, &["--json"]));
+    let stopped = said(desk.run(["backup", "stopped"], &old.state(), &gone, &["--json"]));
     for (name, said) in [("running", running), ("stopped", stopped)] {
         assert_eq!((&said["paths"], &said["documents"]), (&4.into(), &1.into()), "{said}");
         let mode = desk.path(name).metadata().unwrap().permissions().mode();
@@ -190,7 +185,7 @@ async fn a_new_card_goes_on_where_the_old_one_stopped() {
     for name in ["running", "stopped"] {
         fs::remove_dir_all(old.state()).unwrap();
         let back =
-            said(desk.run(("restore", name), &old.state(), &table(&target, ""), &["--json"]));
+            said(desk.run(["restore", name], &old.state(), &table(&target, ""), &["--json"]));
         assert_eq!((&back["paths"], &back["documents"]), (&4.into(), &1.into()), "{back}");
         assert_eq!(back["failed"], serde_json::json!([]));
     }
@@ -218,11 +213,11 @@ async fn what_waited_reaches_minio_from_a_new_card_and_nix_finds_every_path() {
     let (mut snowberry, _) = with_waiting(&desk).await;
     let key = snowberry.key().await.to_string();
     let Some(client) = NixClient::new(Release::Sid, &[&bucket], &key) else { return };
-    desk.run(("backup", "b"), &snowberry.state(), &table(&desk.gone(), ""), &[]).well();
+    desk.run(["backup", "b"], &snowberry.state(), &table(&desk.gone(), ""), &[]).well();
     assert!(snowberry.stop().await.success());
     fs::remove_dir_all(snowberry.state()).unwrap();
     let (url, more) = (server.url("nixbuilder"), format!(", {}", server.table("nixbuilder")));
-    desk.run(("restore", "b"), &snowberry.state(), &table(&url, &more), &[]).well();
+    desk.run(["restore", "b"], &snowberry.state(), &table(&url, &more), &[]).well();
     snowberry.restart_with(settings(&url, &more)).await;
     drained(&snowberry).await;
     let ca = client.bring(&server.ca);
@@ -257,13 +252,13 @@ async fn what_cannot_be_trusted_or_is_in_the_way_is_refused_before_anything_is_c
     let desk = Desk::new();
     let (mut snowberry, _) = with_waiting(&desk).await;
     let (state, gone) = (snowberry.state(), table(&desk.gone(), ""));
-    let left = said(desk.run(("backup", "light"), &state, &gone, &["--json", "--without-nars"]));
+    let left = said(desk.run(["backup", "light"], &state, &gone, &["--json", "--without-nars"]));
     let left: Vec<&str> =
         left["left_behind"].as_array().unwrap().iter().filter_map(|it| it.as_str()).collect();
     assert_eq!(left.len(), 5, "{left:?}");
     assert!(left.iter().any(|it| it.ends_with("-backup-top")), "{left:?}");
-    desk.run(("backup", "whole"), &state, &gone, &[]).well();
-    desk.run(("restore", "whole"), &state, &gone, &[]).badly("the cache is running");
+    desk.run(["backup", "whole"], &state, &gone, &[]).well();
+    desk.run(["restore", "whole"], &state, &gone, &[]).badly("the cache is running");
     assert!(snowberry.stop().await.success());
 
     let whole = fs::read(desk.path("whole")).unwrap();
@@ -274,14 +269,14 @@ async fn what_cannot_be_trusted_or_is_in_the_way_is_refused_before_anything_is_c
     fs::write(desk.path("other"), b"PK\x03\x04 something else").unwrap();
     let empty = desk.path("empty-state");
     for file in ["cut", "changed"] {
-        desk.run(("restore", file), &empty, &gone, &[]).badly("damaged or cut off");
+        desk.run(["restore", file], &empty, &gone, &[]).badly("damaged or cut off");
     }
-    desk.run(("restore", "other"), &empty, &gone, &[]).badly("this is no backup");
-    desk.run(("restore", "none"), &empty, &gone, &[]).badly("none");
+    desk.run(["restore", "other"], &empty, &gone, &[]).badly("this is no backup");
+    desk.run(["restore", "none"], &empty, &gone, &[]).badly("none");
     fs::write(desk.path("passphrase"), "another passphrase\n").unwrap();
-    desk.run(("restore", "whole"), &empty, &gone, &[]).badly("the passphrase is wrong");
+    desk.run(["restore", "whole"], &empty, &gone, &[]).badly("the passphrase is wrong");
     fs::write(desk.path("passphrase"), "short\n").unwrap();
-    desk.run(("backup", "weak"), &state, &gone, &[]).badly("fewer than 8");
+    desk.run(["backup", "weak"], &state, &gone, &[]).badly("fewer than 8");
     assert!(!desk.path("weak").exists());
     fs::write(desk.path("passphrase"), "correct horse battery\n").unwrap();
     assert!(!empty.exists(), "something was made");
@@ -292,12 +287,12 @@ async fn what_cannot_be_trusted_or_is_in_the_way_is_refused_before_anything_is_c
     let others_key = other.key().await;
     assert!(other.stop().await.success());
     let before = tree(&other.state());
-    let told = desk.run(("restore", "whole"), &other.state(), &gone, &[]);
+    let told = desk.run(["restore", "whole"], &other.state(), &gone, &[]);
     assert!(told.stderr.contains("secret-key"), "{told:?}");
     told.badly("nothing was changed");
     assert_eq!(tree(&other.state()), before);
-    desk.run(("restore", "whole"), &state, &gone, &[]).well();
-    desk.run(("restore", "light"), &other.state(), &gone, &["--force"]).well();
+    desk.run(["restore", "whole"], &state, &gone, &[]).well();
+    desk.run(["restore", "light"], &other.state(), &gone, &["--force"]).well();
     other.restart_with(settings(&desk.gone(), "")).await;
     assert_ne!(other.key().await, others_key);
     assert_eq!(other.figure("queue", "waiting").await, 0);

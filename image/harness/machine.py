@@ -32,10 +32,12 @@ POLL_S = 0.5
 SHELL_UNIT = """[Unit]
 Description=Shell of the image test (passed in as a credential)
 DefaultDependencies=no
+StartLimitIntervalSec=0
 [Service]
 ExecStartPre=/bin/sh -c 'until [ -e /dev/virtio-ports/test ]; do sleep 1; done'
 ExecStart=/bin/sh -c 'exec /bin/sh <>/dev/virtio-ports/test >&0 2>&1'
 Restart=always
+RestartSec=1
 TimeoutStartSec=infinity
 """
 # fw_cfg takes names of 55 characters at most; this one makes it just that.
