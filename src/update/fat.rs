@@ -18,6 +18,7 @@ use std::process::Command;
 use rustix::fs::{Advice, StatVfsMountFlags, fadvise, statvfs, syncfs};
 
 use super::error::{Error, io_error};
+use crate::durable;
 
 /// Longest complaint of `mount` that is repeated.
 const TOLD_LEN_MAX: usize = 200;
@@ -31,17 +32,20 @@ const LEFT_MAX: u32 = 100;
 pub(super) struct Writable {
     path: PathBuf,
     remounted: bool,
+    /// `first-boot` and `identity` write there too, and make it read-only again.
+    _lock: File,
 }
 
 impl Writable {
     /// Makes it writable, where it is not.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let lock = durable::lock_folder(path).map_err(io_error("lock", path))?;
         let found = statvfs(path).map_err(io::Error::from).map_err(io_error("look at", path))?;
         let is_read_only = found.f_flag.contains(StatVfsMountFlags::RDONLY);
         if is_read_only {
             remount(path, "rw")?;
         }
-        Ok(Self { path: path.to_path_buf(), remounted: is_read_only })
+        Ok(Self { path: path.to_path_buf(), remounted: is_read_only, _lock: lock })
     }
 
     /// Everything on the card, and as it was before.
