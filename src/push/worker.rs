@@ -358,7 +358,11 @@ impl Worker {
             warn!(upstream = %self.url(), said, refuses = how == Trouble::Refusing,
                 "nothing can be carried now, will try again");
         }
-        self.carrier.desk.trouble(Some(said));
+        // A connection that broke beside a refusal, as a refusal in the middle of a body may look
+        // from here, says less than the refusal.
+        if self.pace.trouble() == Some(how) {
+            self.carrier.desk.trouble(Some(said));
+        }
     }
 
     fn retry(&mut self) {

@@ -1,7 +1,7 @@
 //! How rows go: those of NARs that are to go, and what a crash or an abandoned fill left. The order
 //! is the same for all: doomed durably in the index, then the rows, then the record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use redb::{ReadableTable, WriteTransaction};
 
@@ -132,8 +132,10 @@ impl Writer {
             }
             self.session.space.free(takes);
         }
-        self.forget_removed()?;
-        self.tidy_segment(segment)
+        let emptied = self.forget_removed()?;
+        self.tidy_segment(segment)?;
+        // A NAR that went on in the next segment counts in both until its last row is gone.
+        emptied.into_iter().try_for_each(|segment| self.tidy_segment(segment))
     }
 
     fn remove_rows(&mut self, segment: u32, rows: &[(u64, u64, bool, Part)]) -> Result<(), Fault> {
@@ -178,12 +180,14 @@ impl Writer {
         })
     }
 
-    /// Records whose rows are gone leave the index, and the count with them.
-    fn forget_removed(&mut self) -> Result<(), Fault> {
+    /// Records whose rows are gone leave the index, and the count with them. Returns the segments in
+    /// which nothing counts any more.
+    fn forget_removed(&mut self) -> Result<BTreeSet<u32>, Fault> {
         let done: Vec<Removal> =
             self.removals.iter().filter(|removal| removal.left.is_empty()).cloned().collect();
+        let mut emptied = BTreeSet::new();
         if done.is_empty() {
-            return Ok(());
+            return Ok(emptied);
         }
         self.removals.retain(|removal| !removal.left.is_empty());
         for removal in &done {
@@ -196,6 +200,9 @@ impl Writer {
                 state.record.count_bytes = state.record.count_bytes.saturating_sub(takes);
                 state.gone_bytes = state.gone_bytes.saturating_sub(takes);
                 self.changed_segments.insert(segment);
+                if state.record.count_bytes == 0 {
+                    emptied.insert(segment);
+                }
             }
         }
         self.commit_index(Durable::No, |_, txn| {
@@ -206,7 +213,8 @@ impl Writer {
                 DOOMED.remove(txn, &id)?;
             }
             Ok(())
-        })
+        })?;
+        Ok(emptied)
     }
 
     /// A segment that is not needed for more is closed, an empty one unlinked.
