@@ -3,7 +3,7 @@
 use anyhow::Context;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode};
+use hyper::{Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -19,6 +19,17 @@ pub(super) async fn connect(authority: &str) -> anyhow::Result<TcpStream> {
     });
     let address = if has_port { authority.to_owned() } else { format!("{authority}:80") };
     TcpStream::connect(address).await.context("connect")
+}
+
+/// What is at a path of `HOST[:PORT]`; anything but a success is an error.
+pub(super) async fn get(authority: &str, path: &str) -> anyhow::Result<Bytes> {
+    let request = Request::get(path)
+        .header(header::HOST, authority)
+        .body(Empty::<Bytes>::new())
+        .context("ask")?;
+    let (status, body) = over(connect(authority).await?, request).await?;
+    anyhow::ensure!(status.is_success(), "the answer was {status}");
+    Ok(body)
 }
 
 /// The answer to `request` over a fresh connection.

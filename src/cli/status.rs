@@ -1,18 +1,16 @@
 //! `status`: asks a running cache over plain HTTP and shows its answer.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use http_body_util::Empty;
-use hyper::body::Bytes;
-use hyper::{Request, header};
 use serde_json::Value;
 
 use super::{ConfigArgs, Ended, exchange, out};
 use crate::config::{self, Config};
+use crate::daemon;
 use crate::units::ByteSize;
 
 /// A cache on the same network that takes longer is not well, and that is an answer too.
@@ -40,7 +38,9 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Ended> {
         .build()
         .context("start the runtime")?;
     let answer = runtime
-        .block_on(async { tokio::time::timeout(ANSWER_WAIT, ask(&authority)).await })
+        .block_on(async {
+            tokio::time::timeout(ANSWER_WAIT, exchange::get(&authority, "/api/status")).await
+        })
         .with_context(|| format!("http://{authority} did not answer within {ANSWER_WAIT:?}"))
         .and_then(|answer| answer)
         .with_context(|| format!("ask http://{authority} (is `snowberry serve` running there?)"))?;
@@ -75,24 +75,7 @@ fn of_config(config: &Config) -> anyhow::Result<String> {
         .iter()
         .find(|address| address.port() != 0)
         .context("the configuration listens on port 0: say where with --url")?;
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        IpAddr::V4(_) | IpAddr::V6(_) => address.ip(),
-    };
-    Ok(SocketAddr::new(ip, address.port()).to_string())
-}
-
-async fn ask(authority: &str) -> anyhow::Result<Bytes> {
-    let request = Request::get("/api/status")
-        .header(header::HOST, authority)
-        .header(header::ACCEPT, "application/json")
-        .body(Empty::<Bytes>::new())
-        .context("ask")?;
-    let stream = exchange::connect(authority).await?;
-    let (status, body) = exchange::over(stream, request).await?;
-    anyhow::ensure!(status.is_success(), "the answer was {status}");
-    Ok(body)
+    Ok(daemon::near(*address).to_string())
 }
 
 /// For people: what is missing in the answer is left out, so that versions may differ.

@@ -1,6 +1,6 @@
 //! The sockets of a cache: those that were handed over, and those that are bound here.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
@@ -41,4 +41,14 @@ pub(super) async fn listen(
         listeners.push(listener);
     }
     Ok((listeners, addresses))
+}
+
+/// Where a socket that listens there is asked from this machine: one of all addresses on loopback.
+pub fn near(address: SocketAddr) -> SocketAddr {
+    if !address.ip().is_unspecified() {
+        return address;
+    }
+    let ip: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    SocketAddr::new(ip, address.port())
 }

@@ -36,6 +36,8 @@ use crate::upstream::Upstream;
 use listen::listen;
 use watchdog::Watched;
 
+pub use listen::near;
+
 pub use key::{
     Imported, OwnKeys, had_own_key, import, make_state_dir, own_key_file, read_own_key, rotate,
 };

@@ -3,7 +3,7 @@
 //! `WatchdogSec=` is minutes, because cards stand still for tens of seconds and are well again.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::near;
 use crate::http::Crowd;
 use crate::store::Store;
 use crate::systemd;
@@ -92,16 +93,6 @@ async fn ask(address: SocketAddr) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// The same socket seen from this machine.
-fn near(address: SocketAddr) -> SocketAddr {
-    if !address.ip().is_unspecified() {
-        return address;
-    }
-    let ip: IpAddr =
-        if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
-    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]

@@ -4,9 +4,6 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use http_body_util::Empty;
-use hyper::body::Bytes;
-use hyper::{Request, header};
 
 use super::super::{Ended, exchange, out};
 use super::shown::Shown;
@@ -69,21 +66,10 @@ pub(super) fn run(args: &UpdateArgs, machine: &Machine) -> anyhow::Result<Ended>
 
 /// What is not well with the cache of this machine, or nothing.
 pub(super) async fn probe(authority: &str) -> Option<String> {
-    match tokio::time::timeout(ANSWER_WAIT, ask(authority)).await {
+    match tokio::time::timeout(ANSWER_WAIT, exchange::get(authority, "/healthz")).await {
         Ok(Ok(body)) if body.trim_ascii() == WELL => None,
         Ok(Ok(body)) => Some(String::from_utf8_lossy(&body).trim().chars().take(200).collect()),
         Ok(Err(error)) => Some(format!("the cache does not answer at {authority}: {error:#}")),
         Err(_) => Some(format!("the cache did not answer at {authority} within {ANSWER_WAIT:?}")),
     }
-}
-
-async fn ask(authority: &str) -> anyhow::Result<Bytes> {
-    let request = Request::get("/healthz")
-        .header(header::HOST, authority)
-        .body(Empty::<Bytes>::new())
-        .context("ask")?;
-    let stream = exchange::connect(authority).await?;
-    let (status, body) = exchange::over(stream, request).await?;
-    anyhow::ensure!(status.is_success(), "the answer was {status}");
-    Ok(body)
 }
