@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 44] = [
+pub const KEYS: [Key; 45] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -152,6 +152,13 @@ pub const KEYS: [Key; 44] = [
         "false",
         "Carries what the house builds to this upstream. Only for s3 and file; the credentials \
          of an s3 upstream must be allowed to put.",
+    ),
+    key(
+        "upstream.limit",
+        "size",
+        "none",
+        "Bytes a second of NARs that are fetched from this upstream, such as \"2 MiB\", all \
+         transfers together: what is left of the line is for the rest of the house.",
     ),
     key(
         "push.tokens-file",
