@@ -5,6 +5,7 @@ mod admin;
 mod backup;
 mod bucket;
 mod check;
+mod clients;
 mod doctor;
 mod exchange;
 mod find;

@@ -8,13 +8,14 @@ use tracing::{info, warn};
 use super::{OwnKeys, signer_of_fetched};
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::http::{Admin, AdminSocket, PublicKeys};
+use crate::http::{Admin, AdminSocket, Clients, PublicKeys};
 use crate::push::Push;
 
 /// Opens it. Without it the cache goes on: it serves clients, and only commands miss it.
 pub(super) fn open(
     config: &Config,
     (push, cache, public_keys): (&Push, &Cache, &PublicKeys),
+    clients: Clients,
 ) -> Option<(AdminSocket, Arc<Admin>)> {
     let path = config.admin.socket.clone();
     let socket = match AdminSocket::bind(path) {
@@ -41,5 +42,6 @@ pub(super) fn open(
         push_of_keys.set_own_key(secret);
         Ok(public)
     };
-    Some((socket, Arc::new(Admin { push: push.clone(), reload_keys: Box::new(reload_keys) })))
+    let (push, reload_keys) = (push.clone(), Box::new(reload_keys));
+    Some((socket, Arc::new(Admin { push, clients, reload_keys })))
 }

@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 use crate::appliance::Notes;
 use crate::cache::{self, Cache};
 use crate::config::{self, Config, Sign};
-use crate::http::{self, Admin, AdminSocket, Crowd, Listeners, PublicKeys, Site};
+use crate::http::{self, Admin, AdminSocket, Clients, Crowd, Listeners, PublicKeys, Site};
 use crate::mdns::Announcer;
 use crate::metrics::Metrics;
 use crate::nix::SecretKey;
@@ -126,7 +126,8 @@ pub async fn run(
     let watched = Watched { address, crowd: crowd.clone(), store: store.clone() };
     let tls_listeners = tls.map(|tls| tls.listeners).unwrap_or_default();
     let listeners = Listeners { plain, tls: tls_listeners, crowd };
-    let admin = admin::open(&config, (&push, &cache, &public_keys));
+    let clients = Clients::default();
+    let admin = admin::open(&config, (&push, &cache, &public_keys), clients.clone());
     let site = Site {
         cache: cache.clone(),
         push: push.clone(),
@@ -141,6 +142,8 @@ pub async fn run(
         tls: secured,
         plain_port,
         allow: config.allow,
+        clients,
+        page_clients: config.page.clients,
         notes: config.appliance_notes,
         started,
     };

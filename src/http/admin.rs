@@ -1,7 +1,7 @@
 //! Commands on the local socket only: whoever may open it may command, so its mode is the rule. No
 //! route of the network leads here.
 //!
-//! `GET /queue`, `POST /retry`, `POST /forget?target=URL[&lost=true]`, `POST /keys/reload`, and what
+//! `GET /queue`, `GET /clients`, `POST /retry`, `POST /forget?target=URL[&lost=true]`, `POST /keys/reload`, and what
 //! `admin_waiting.rs` answers. Answers are JSON; what cannot be done is an object with an `error`.
 
 use std::convert::Infallible;
@@ -13,7 +13,7 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -28,6 +28,7 @@ use tracing::{info, warn};
 
 use super::admin_waiting;
 use super::body::Body;
+use super::clients::Clients;
 use super::reply::{Media, Reply};
 use crate::metrics::Counter;
 use crate::nix::PublicKey;
@@ -61,6 +62,8 @@ const WAITING: &str = "/waiting/";
 pub struct Admin {
     /// The write side.
     pub push: Push,
+    /// Who asked, and what for.
+    pub clients: Clients,
     /// Reads the cache's own keys again, on a blocking thread: the keys that hold from then on, or
     /// why it stays as it was, in a sentence.
     pub reload_keys: Box<dyn Fn() -> Result<Vec<PublicKey>, String> + Send + Sync>,
@@ -165,6 +168,7 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body
     let query = request.uri().query().unwrap_or_default();
     let reply = match (request.method(), request.uri().path()) {
         (&Method::GET, "/queue") => done(&queue(&admin.push.status())),
+        (&Method::GET, "/clients") => done(&json!(admin.clients.shown(Instant::now()))),
         (&Method::POST, "/retry") => {
             admin.push.retry();
             info!("told to try every push target again");
