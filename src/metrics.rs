@@ -1,6 +1,7 @@
 //! Every figure, declared once with its meaning; page, status and `/metrics` read them here.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text::encode};
 use prometheus_client::metrics::family::Family;
@@ -68,6 +69,26 @@ fn seconds() -> Histogram {
     Histogram::new(SECONDS_BUCKETS)
 }
 
+/// Where a figure has no labels.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NoLabel {}
+
+/// A figure that not every machine has: it is there while it is known.
+#[derive(Debug, Clone, Default)]
+pub struct Known(Family<NoLabel, Gauge<f64, AtomicU64>>);
+
+impl Known {
+    /// It is so now, or not known.
+    pub fn set(&self, value: Option<f64>) {
+        match value {
+            Some(value) => {
+                self.0.get_or_create(&NoLabel {}).set(value);
+            }
+            None => self.0.clear(),
+        }
+    }
+}
+
 /// Handles on all figures. A cheap clone.
 #[derive(Clone)]
 pub struct Metrics {
@@ -93,6 +114,28 @@ pub struct Metrics {
     pub evicted: Counter,
     /// Rows and NARs found damaged, and withdrawn.
     pub corrupt: Counter,
+    /// 1 while the store is open.
+    pub store_up: Gauge,
+    /// NARs held.
+    pub store_nars: Gauge,
+    /// narinfos held.
+    pub store_narinfos: Gauge,
+    /// Bytes free on the store's file system.
+    pub disk_free_bytes: Gauge,
+    /// For how long no upstream has answered.
+    pub offline_seconds: Gauge,
+    /// For how long the daemon runs.
+    pub uptime_seconds: Gauge,
+    /// 1 while the clock can be right.
+    pub clock_sane: Gauge,
+    /// Resident memory of this process.
+    pub memory_bytes: Gauge,
+    /// The processor's temperature.
+    pub temperature_celsius: Known,
+    /// 1 while under-voltage or heat holds the processor back.
+    pub throttled: Known,
+    /// 1 while the supply is too weak.
+    pub under_voltage: Known,
     /// 1 while an upstream answers, 0 while it does not.
     pub upstream_up: Family<UpstreamLabel, Gauge>,
     /// Seconds from a question to an upstream to the head of its answer.
@@ -137,6 +180,17 @@ impl Metrics {
             disk_written_bytes: Counter::default(),
             evicted: Counter::default(),
             corrupt: Counter::default(),
+            store_up: Gauge::default(),
+            store_nars: Gauge::default(),
+            store_narinfos: Gauge::default(),
+            disk_free_bytes: Gauge::default(),
+            offline_seconds: Gauge::default(),
+            uptime_seconds: Gauge::default(),
+            clock_sane: Gauge::default(),
+            memory_bytes: Gauge::default(),
+            temperature_celsius: Known::default(),
+            throttled: Known::default(),
+            under_voltage: Known::default(),
             upstream_up: Family::default(),
             upstream_request_seconds: Family::new_with_constructor(seconds),
             push_waiting: Gauge::default(),
@@ -158,6 +212,33 @@ impl Metrics {
     /// An upstream is not asked any more: a gauge that stays would keep an alarm going.
     pub fn upstream_gone(&self, url: &str) {
         self.upstream_up.remove(&UpstreamLabel { upstream: url.to_owned() });
+    }
+
+    /// The same in the older text format of Prometheus (0.0.4): there a counter is called as its
+    /// samples are, and neither units nor an end are told.
+    pub fn plain_text(&self) -> String {
+        let text = self.text();
+        let mut plain = String::with_capacity(text.len());
+        let mut help = None;
+        for line in text.lines() {
+            let mut words = line.splitn(4, ' ');
+            match (words.next(), words.next(), words.next(), words.next()) {
+                (Some("#"), Some("HELP"), Some(_), told) => help = told,
+                (Some("#"), Some("TYPE"), Some(name), Some(kind)) => {
+                    let total = if kind == "counter" { "_total" } else { "" };
+                    let help = help.take().unwrap_or_default();
+                    let told =
+                        format!("# HELP {name}{total} {help}\n# TYPE {name}{total} {kind}\n");
+                    plain.push_str(&told);
+                }
+                (Some("#"), _, _, _) => {}
+                _ => {
+                    plain.push_str(line);
+                    plain.push('\n');
+                }
+            }
+        }
+        plain
     }
 
     /// The text that Prometheus reads (`OpenMetrics` 1.0).
@@ -198,6 +279,32 @@ impl Metrics {
         let family = self.upstream_request_seconds.clone();
         to.register_with_unit("upstream_request", help, seconds, family);
         self.register_push(to);
+        self.register_state(to);
+    }
+
+    /// What is set from the status when somebody reads it.
+    fn register_state(&self, to: &mut Registry) {
+        let help = "1 while the store is open, 0 while nothing can be answered from it";
+        to.register("store_up", help, self.store_up.clone());
+        to.register("store_nars", "NARs held", self.store_nars.clone());
+        to.register("store_narinfos", "Narinfos held", self.store_narinfos.clone());
+        let help = "What is free on the file system of the store";
+        to.register_with_unit("disk_free", help, Unit::Bytes, self.disk_free_bytes.clone());
+        let help = "For how long no upstream has answered, 0 while one does";
+        to.register_with_unit("offline", help, Unit::Seconds, self.offline_seconds.clone());
+        let help = "For how long the daemon runs";
+        to.register_with_unit("uptime", help, Unit::Seconds, self.uptime_seconds.clone());
+        let help = "1 while the clock can be right, 0 while it is years off";
+        to.register("clock_sane", help, self.clock_sane.clone());
+        let help = "Resident memory of this process";
+        to.register_with_unit("memory", help, Unit::Bytes, self.memory_bytes.clone());
+        let help = "Temperature of the processor";
+        let degrees = self.temperature_celsius.0.clone();
+        to.register_with_unit("temperature", help, Unit::Celsius, degrees);
+        let help = "1 while under-voltage or heat holds the processor back";
+        to.register("throttled", help, self.throttled.0.clone());
+        let help = "1 while the power supply is too weak";
+        to.register("under_voltage", help, self.under_voltage.0.clone());
     }
 
     fn register_push(&self, to: &mut Registry) {
@@ -250,8 +357,33 @@ mod tests {
             "snowberry_pushed_total 0",
             "snowberry_pushed_bytes_total 0",
             "snowberry_push_differs_total 0",
+            "snowberry_store_up 0",
+            "snowberry_disk_free_bytes 0",
+            "snowberry_offline_seconds 0",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_there() {
+        let metrics = Metrics::new();
+        metrics.temperature_celsius.set(Some(48.5));
+        assert!(metrics.text().contains("\nsnowberry_temperature_celsius 48.5\n"));
+        metrics.temperature_celsius.set(None);
+        assert!(!metrics.text().contains("\nsnowberry_temperature_celsius "));
+    }
+
+    #[test]
+    fn the_older_form_calls_a_counter_as_its_samples_are() {
+        let metrics = Metrics::new();
+        metrics.served_bytes.inc_by(7);
+        let text = metrics.plain_text();
+        let wanted = "# HELP snowberry_served_bytes_total Bodies sent to clients.\n\
+                      # TYPE snowberry_served_bytes_total counter\n\
+                      snowberry_served_bytes_total 7\n";
+        assert!(text.contains(wanted), "{text}");
+        assert!(text.contains("# TYPE snowberry_store_bytes gauge\n"), "{text}");
+        assert!(!text.contains("# UNIT") && !text.contains("# EOF"), "{text}");
     }
 }

@@ -245,6 +245,24 @@ def stored(bench):
         yield from big_nar(bench, ours, url, theirs, their_url, same)
         yield from narinfo_rate(bench, ours, theirs)
         yield from narinfo_beside_readers(bench, ours, url, theirs, their_url)
+        yield page(bench, ours)
+
+
+def page(bench, ours):
+    """The page, one connection each: what a browser that reloads costs. Reading it writes nothing."""
+    count = bench.seconds(400, 50)
+    length = len(servers.get(ours.address, "/")[2])
+    before_s, before = ours.cpu_s(), ours.written_bytes()
+    started = time.monotonic()
+    for _ in range(count):
+        status, _, body = servers.get(ours.address, "/")
+        if status != 200 or not body.endswith(b"</html>"):
+            raise Failed(f"the page answered {status}")
+    wall_s = time.monotonic() - started
+    cpu_ms = 1000 * (ours.cpu_s() - before_s) / count
+    return Row("page", "CPU for one view of the page", "", "-", cpu_ms, f"{cpu_ms:.2f} ms",
+               raw={"pages_a_second": round(count / wall_s), "page_bytes": length,
+                    "written": ours.written_bytes() - before})
 
 
 def big_nar(bench, ours, url, theirs, their_url, same):
@@ -543,7 +561,7 @@ GROUPS = {
     line: ("line",),
     cold: ("cold", "house"),
     first_byte: ("first-byte",),
-    stored: ("big", "narinfo", "latency"),
+    stored: ("big", "narinfo", "latency", "page"),
     peak: ("peak",),
     peak_many: ("peak-many",),
     cost: ("cpu", "disk-cached", "disk-served", "idle", "at-rest"),

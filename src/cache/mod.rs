@@ -52,7 +52,9 @@ pub use stream::{Cut, NarStream};
 pub(crate) use pushed::Unpacking;
 
 // The nouns of the floors below that answers are made of, for those above, who may not go there.
-pub use crate::store::{Figures as StoreFigures, HeldNar, State as StoreState};
+pub use crate::store::{
+    Figures as StoreFigures, HeldNar, History as StoreHistory, State as StoreState,
+};
 pub use crate::upstream::{Health, HealthState};
 
 /// What the daemon tells the cache.
@@ -251,6 +253,11 @@ impl Cache {
     /// The store's figures.
     pub fn store_figures(&self) -> store::Figures {
         self.inner.store.figures()
+    }
+
+    /// Keeps these figures with the store.
+    pub fn keep_history(&self, history: Arc<dyn StoreHistory>) {
+        self.inner.store.keep_history(history);
     }
 
     /// The upstreams and how they are, in order.

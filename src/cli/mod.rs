@@ -5,6 +5,7 @@ mod admin;
 mod backup;
 mod bucket;
 mod check;
+mod clients;
 mod demo;
 mod doctor;
 mod exchange;

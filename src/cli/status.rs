@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use serde_json::Value;
 
-use super::{ConfigArgs, Ended, exchange, out};
+use super::{ConfigArgs, Ended, clients, exchange, out};
 use crate::config::{self, Config};
 use crate::daemon;
 use crate::units::ByteSize;
@@ -24,11 +24,17 @@ pub(super) struct StatusArgs {
     /// Print the answer as it is.
     #[arg(long)]
     json: bool,
+    /// Show who asked, and the latest paths. Only on the cache's own machine, over its admin socket.
+    #[arg(long, conflicts_with = "url")]
+    clients: bool,
     #[command(flatten)]
     config: ConfigArgs,
 }
 
 pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Ended> {
+    if args.clients {
+        return clients::run(&args.config.load()?, args.json);
+    }
     let authority = match &args.url {
         Some(url) => authority(url)?,
         None => of_config(&args.config.load()?)?,
@@ -100,6 +106,7 @@ fn text(status: &Value) -> String {
     line("store", used.map(|(used, budget)| format!("{used} of {budget}")));
     let held = number("/store/nars").zip(number("/store/narinfos"));
     line("held", held.map(|(nars, narinfos)| format!("{nars} NARs, {narinfos} narinfos")));
+    line("full", at("/store/days_to_full").and_then(full));
     line("written", bytes("/store/written_bytes"));
     let traffic = number("/traffic/hits").zip(number("/traffic/misses"));
     let traffic = traffic.zip(number("/traffic/absent"));
@@ -111,6 +118,9 @@ fn text(status: &Value) -> String {
     );
     let moved = bytes("/traffic/served_bytes").zip(bytes("/traffic/fetched_bytes"));
     line("moved", moved.map(|(served, fetched)| format!("{served} served, {fetched} fetched")));
+    for (name, when) in [("today", "today"), ("week", "7 days"), ("ever", "in all")] {
+        line(when, tally(at(&format!("/traffic/{name}"))));
+    }
     let waiting = number("/queue/waiting").filter(|waiting| *waiting > 0);
     line(
         "to push",
@@ -126,11 +136,37 @@ fn text(status: &Value) -> String {
     }
     line("disk free", bytes("/host/disk_free_bytes"));
     line("memory", bytes("/host/memory_bytes"));
+    let degrees = at("/host/temperature_c").and_then(Value::as_f64);
+    line("temperature", degrees.map(|degrees| format!("{degrees:.0} C")));
     line("appliance", appliance_line(&at));
     for upstream in at("/upstreams").and_then(Value::as_array).into_iter().flatten() {
         line("upstream", upstream_line(upstream));
     }
+    for trouble in at("/troubles").and_then(Value::as_array).into_iter().flatten() {
+        line("not well", trouble_line(trouble));
+    }
     text
+}
+
+fn full(days: &Value) -> Option<String> {
+    Some(match days.as_f64()? {
+        0.0..1.0 => "now: what was not used for longest makes room".to_owned(),
+        days => format!("in {days:.0} days"),
+    })
+}
+
+fn trouble_line(trouble: &Value) -> Option<String> {
+    let what = trouble.get("what")?.as_str()?;
+    let since_s = trouble.get("since_s").and_then(Value::as_u64);
+    let since = since_s.map(|since_s| format!(" (for {})", span(since_s))).unwrap_or_default();
+    Some(format!("{what}{since}"))
+}
+
+fn tally(tally: Option<&Value>) -> Option<String> {
+    let number = |name: &str| tally?.get(name)?.as_u64();
+    let (hits, misses) = (number("hits")?, number("misses")?);
+    let [served, fetched] = [number("served_bytes")?, number("fetched_bytes")?].map(ByteSize);
+    Some(format!("{hits} hits, {misses} misses, {served} served, {fetched} fetched"))
 }
 
 fn appliance_line<'a>(at: &impl Fn(&str) -> Option<&'a Value>) -> Option<String> {
@@ -160,6 +196,9 @@ fn upstream_line(upstream: &Value) -> Option<String> {
     if let Some(since_s) = upstream.get("since_s").and_then(Value::as_u64) {
         shown.push_str(" for ");
         shown.push_str(&span(since_s));
+    }
+    if let Some(latency_ms) = upstream.get("latency_ms").and_then(Value::as_u64) {
+        write!(shown, ", answers in {latency_ms} ms").expect("writing to a String cannot fail");
     }
     if let Some(error) = upstream.get("last_error").and_then(Value::as_str) {
         shown.push_str(", last error: ");
@@ -227,6 +266,25 @@ written     0 B
 to push     2 objects, 1.0 KiB, the oldest for 1 min 1 s
 push target s3://nix-cache: refuses
 upstream    https://cache.example: down for 1 min 5 s, last error: connection refused
+";
+        assert_eq!(text(&status), wanted);
+    }
+
+    #[test]
+    fn today_the_week_and_what_is_wrong_are_told() {
+        let tally = json!({"hits": 3, "misses": 1, "absent": 0, "served_bytes": 4096, "fetched_bytes": 1024});
+        let status = json!({
+            "traffic": {"today": tally, "week": tally},
+            "store": {"days_to_full": 12.4},
+            "host": {"temperature_c": 61.7},
+            "troubles": [{"what": "The clock is off.", "since_s": 65}],
+        });
+        let wanted = "\
+full        in 12 days
+today       3 hits, 1 misses, 4.0 KiB served, 1.0 KiB fetched
+7 days      3 hits, 1 misses, 4.0 KiB served, 1.0 KiB fetched
+temperature 62 C
+not well    The clock is off. (for 1 min 5 s)
 ";
         assert_eq!(text(&status), wanted);
     }

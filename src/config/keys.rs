@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 45] = [
+pub const KEYS: [Key; 46] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -297,6 +297,15 @@ pub const KEYS: [Key; 45] = [
         "path",
         "with certificate-file it must be given",
         "A PEM file with the private key of certificate-file. It is read again when it changes.",
+    ),
+    key(
+        "page.clients",
+        "true or false",
+        "false",
+        "Shows on the page which machines asked, by their addresses, and the latest paths with \
+         size, hit or miss, and time: everybody in the house can read it then. \"snowberry status \
+         --clients\" shows it in any case, to whoever may use the admin socket. It is kept in \
+         memory only.",
     ),
     key(
         "forward.listen",

@@ -5,6 +5,7 @@ mod check;
 mod forward;
 mod keys;
 mod mdns;
+mod page;
 mod push;
 mod source;
 mod spool;
@@ -25,6 +26,7 @@ use crate::{mdns as speaking, store, upstream};
 use source::Source;
 
 pub use keys::{KEYS, Key};
+pub use page::Page;
 pub use push::{Admin, Push, SYSTEM_ADMIN_SOCKET, Sign};
 pub use spool::SYSTEM_SPOOL;
 pub use tls::{Tls, TlsFiles};
@@ -82,6 +84,8 @@ pub struct Config {
     pub spool: crate::spool::Config,
     /// Where TLS is spoken.
     pub tls: Tls,
+    /// What the page shows.
+    pub page: Page,
     /// The client's side.
     pub forward: crate::forward::Config,
     /// Where updates of the appliance come from.
@@ -243,6 +247,7 @@ struct Document {
     mdns: speaking::Config,
     spool: spool::SpoolTable,
     tls: tls::TlsTable,
+    page: Page,
     forward: forward::ForwardTable,
     update: update::UpdateTable,
     appliance: update::ApplianceTable,
@@ -325,6 +330,7 @@ fn freeze(
         mdns: document.mdns,
         spool,
         tls,
+        page: document.page,
         forward,
         update,
         appliance_notes,

@@ -319,7 +319,9 @@ fn the_declared_keys_are_those_of_the_types() {
         KEYS.iter().map(Key::split).filter(|key| key.0 == table).map(|key| key.1).collect()
     };
     let mut top = declared("");
-    top.extend(["store", "upstream", "push", "admin", "mdns", "spool", "tls", "forward", "update"]);
+    top.extend([
+        "store", "upstream", "push", "admin", "mdns", "spool", "tls", "page", "forward", "update",
+    ]);
     top.push("appliance");
     assert_eq!(field_names::<Document>(), top);
     assert_eq!(field_names::<store::Config>(), declared("store"));
@@ -329,6 +331,7 @@ fn the_declared_keys_are_those_of_the_types() {
     assert_eq!(field_names::<speaking::Config>(), declared("mdns"));
     assert_eq!(field_names::<spool::SpoolTable>(), declared("spool"));
     assert_eq!(field_names::<tls::TlsTable>(), declared("tls"));
+    assert_eq!(field_names::<Page>(), declared("page"));
     assert_eq!(field_names::<forward::ForwardTable>(), declared("forward"));
     assert_eq!(field_names::<update::UpdateTable>(), declared("update"));
     assert_eq!(field_names::<update::ApplianceTable>(), declared("appliance"));

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::reload::Reloader;
-use crate::http::{Admin, AdminSocket};
+use crate::http::{Admin, AdminSocket, Clients};
 use crate::push::Push;
 
 /// Opens it. Without it the cache goes on: it serves clients, and only commands miss it.
 pub(super) fn open(
     path: &Path,
-    push: &Push,
+    (push, clients): (&Push, Clients),
     reloader: &Arc<Reloader>,
 ) -> Option<(AdminSocket, Arc<Admin>)> {
     let socket = match AdminSocket::bind(path.to_path_buf()) {
@@ -28,6 +28,7 @@ pub(super) fn open(
     let (of_keys, of_all) = (Arc::clone(reloader), Arc::clone(reloader));
     let admin = Admin {
         push: push.clone(),
+        clients,
         reload_keys: Box::new(move || of_keys.reload_keys()),
         reload: Box::new(move || of_all.tell()),
     };

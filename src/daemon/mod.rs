@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::appliance::Notes;
 use crate::cache::{self, Cache};
 use crate::config::{self, Config, Sign};
-use crate::http::{self, Admin, AdminSocket, Crowd, Listeners, PublicKeys, Site};
+use crate::http::{self, Admin, AdminSocket, Clients, Crowd, Listeners, PublicKeys, Site};
 use crate::mdns::Announcer;
 use crate::metrics::Metrics;
 use crate::nix::SecretKey;
@@ -137,7 +137,8 @@ pub async fn run(
     let listeners = Listeners { plain, tls: tls_listeners, crowd };
     let parts = Parts::new(&cache, &push, &public_keys, &metrics);
     let reloader = Arc::new(Reloader::new(given.reread, parts, (config.clone(), upstreams)));
-    let admin = admin::open(&config.admin.socket, &push, &reloader);
+    let clients = Clients::default();
+    let admin = admin::open(&config.admin.socket, (&push, clients.clone()), &reloader);
     let site = Site {
         cache: cache.clone(),
         push: push.clone(),
@@ -152,6 +153,8 @@ pub async fn run(
         tls: secured,
         plain_port,
         allow: config.allow,
+        clients,
+        page_clients: config.page.clients,
         notes: config.appliance_notes,
         started,
     };

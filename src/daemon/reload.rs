@@ -195,6 +195,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         mdns,
         spool: _,
         tls,
+        page,
         forward: _,
         update: _,
         appliance_notes,
@@ -212,6 +213,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("admin", *admin != old.admin),
         ("mdns", *mdns != old.mdns),
         ("tls", *tls != old.tls),
+        ("page", *page != old.page),
         ("appliance", *appliance_notes != old.appliance_notes),
     ]
     .into_iter()

@@ -1,8 +1,9 @@
 //! Commands on the local socket only: whoever may open it may command, so its mode is the rule. No
 //! route of the network leads here.
 //!
-//! `GET /queue`, `POST /retry`, `POST /forget?target=URL[&lost=true]`, `POST /keys/reload`, `POST /reload`,
-//! and what `admin_waiting.rs` answers. Answers are JSON; what cannot be done is an object with an `error`.
+//! `GET /queue`, `GET /clients`, `POST /retry`, `POST /forget?target=URL[&lost=true]`,
+//! `POST /keys/reload`, `POST /reload`, and what `admin_waiting.rs` answers. Answers are JSON; what
+//! cannot be done is an object with an `error`.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -14,7 +15,7 @@ use std::os::unix::fs::{
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::admin_waiting;
+use super::clients::Clients;
 use super::reply::{Media, Reply};
 use crate::metrics::Counter;
 use crate::nix::PublicKey;
@@ -69,6 +71,8 @@ const WAITING: &str = "/waiting/";
 pub struct Admin {
     /// The write side.
     pub push: Push,
+    /// Who asked, and what for.
+    pub clients: Clients,
     /// Reads the cache's own keys again, on a blocking thread: the keys that hold from then on, or
     /// why it stays as it was, in a sentence.
     pub reload_keys: Box<dyn Fn() -> Result<Vec<PublicKey>, String> + Send + Sync>,
@@ -203,6 +207,7 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Reply {
     let query = request.uri().query().unwrap_or_default();
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/queue") => done(&queue(&admin.push.status())),
+        (&Method::GET, "/clients") => done(&json!(admin.clients.shown(Instant::now()))),
         (&Method::POST, "/retry") => {
             admin.push.retry();
             info!("told to try every push target again");

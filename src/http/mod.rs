@@ -27,10 +27,16 @@ mod narinfo;
 mod nar;
 mod range;
 mod status;
+mod troubles;
+mod words;
+mod civil;
 mod appliance;
 mod machine;
 mod page;
 mod figures;
+mod history;
+mod ledger;
+mod clients;
 mod reply;
 mod refusal;
 mod body;
@@ -44,6 +50,7 @@ pub mod tls;
 mod tests;
 
 pub use admin::{Admin, AdminSocket, Reloaded};
+pub use clients::Clients;
 pub use front::PRIORITY;
 pub use lan::{Prefix, PrefixError};
 pub use public_keys::PublicKeys;
@@ -84,6 +91,10 @@ pub struct Site {
     pub plain_port: Option<u16>,
     /// Address prefixes that may ask besides the LAN's own (`203.0.113.0/24`, `2001:db8::/32`).
     pub allow: Vec<String>,
+    /// Who asked, and what for.
+    pub clients: Clients,
+    /// Whether the page shows that.
+    pub page_clients: bool,
     /// Where the parts of the appliance tell how they are; a folder that is missing elsewhere.
     pub notes: PathBuf,
     /// When the daemon started.
@@ -118,10 +129,14 @@ pub async fn serve(
         doors.extend(listeners.tls.into_iter().map(door));
     }
     let desk = Arc::new(Desk::new(site));
+    let answering = Arc::clone(&desk);
     let answer = move |request, ends| {
-        let desk = Arc::clone(&desk);
+        let desk = Arc::clone(&answering);
         async move { desk.answer(request, ends).await }
     };
     let limits = Limits { crowd: listeners.crowd, ..Limits::default() };
-    Server::new(lan, limits, answer, stop).run(doors).await
+    let watching = desk.watch(stop.clone());
+    let serving = Server::new(lan, limits, answer, stop).run(doors);
+    let (served, ()) = tokio::join!(serving, watching);
+    served
 }

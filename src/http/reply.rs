@@ -80,6 +80,8 @@ pub(super) enum Media {
     Octets,
     /// What Prometheus reads.
     OpenMetrics,
+    /// What its elder tools read.
+    PlainMetrics,
     /// A certificate.
     Pem,
 }
@@ -94,6 +96,7 @@ impl Media {
             Self::Text => "text/plain; charset=utf-8",
             Self::Html => "text/html; charset=utf-8",
             Self::Octets => "application/octet-stream",
+            Self::PlainMetrics => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
             Self::Pem => "application/x-pem-file",
         })
@@ -150,6 +153,24 @@ impl Reply {
     /// A sentence for people.
     pub(super) const fn text(sentence: &'static str) -> Self {
         Self::Shown(Media::Text, Bytes::from_static(sentence.as_bytes()))
+    }
+
+    /// Bytes of the NAR of which this is the whole or a part, where they are known.
+    pub(super) fn nar_len(&self) -> Option<u64> {
+        match self {
+            Self::Held(held) | Self::Part(held, ..) => Some(held.nar.file_size()),
+            Self::Coming(_, len) | Self::Packable(len) => *len,
+            Self::Found(..)
+            | Self::Shown(..)
+            | Self::Undone(_)
+            | Self::Page(..)
+            | Self::NotModified(_)
+            | Self::Unsatisfiable(_)
+            | Self::Taken
+            | Self::Absent
+            | Self::Told(_)
+            | Self::Refused { .. } => None,
+        }
     }
 
     const fn status(&self) -> StatusCode {

@@ -1,19 +1,22 @@
 //! `/api/status`: the figures as JSON, by the names that scripts rely on.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use serde::Serialize;
 
 use super::Site;
 use super::appliance::Appliance;
-use super::figures::Totals;
+use super::civil::{is_sane, utc};
+use super::history::Tally;
+use super::ledger::Ledger;
 use super::machine::Machine;
+use super::troubles::{Trouble, troubles};
 use crate::cache::{Health, HealthState, StoreState};
 use crate::pinned::CaFingerprint;
 use crate::push::{TargetState, TargetStatus};
 
 /// All that `/api/status` says. Names and units are a contract.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Status {
     pub(super) version: &'static str,
     pub(super) name: String,
@@ -21,6 +24,7 @@ pub(super) struct Status {
     pub(super) public_key: Option<String>,
     pub(super) uptime_s: u64,
     pub(super) offline_since_s: Option<u64>,
+    pub(super) troubles: Vec<Trouble>,
     pub(super) store: StoreStatus,
     pub(super) traffic: Traffic,
     pub(super) queue: Queue,
@@ -31,7 +35,7 @@ pub(super) struct Status {
 }
 
 /// TLS, where it is spoken.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct TlsStatus {
     pub(super) port: u16,
     /// That of the CA of our own making; none with a certificate from elsewhere.
@@ -39,7 +43,7 @@ pub(super) struct TlsStatus {
 }
 
 /// The store's figures, and why it is not open when it is not.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct StoreStatus {
     pub(super) budget_bytes: u64,
     pub(super) used_bytes: u64,
@@ -47,24 +51,34 @@ pub(super) struct StoreStatus {
     pub(super) nars: u64,
     pub(super) pinned_bytes: u64,
     pub(super) written_bytes: u64,
+    /// In how many days it is full when it grows as it did.
+    pub(super) days_to_full: Option<f64>,
+    /// Rows and NARs that were found damaged since the start.
+    pub(super) corrupt: u64,
     /// Left out while the store is open.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) degraded: Option<String>,
+    /// For how long; left out likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) degraded_since_s: Option<u64>,
 }
 
-/// What was asked and moved since `since`, the daemon's start in UTC.
-#[derive(Debug, Serialize)]
+/// What was asked and moved since `since`, the daemon's start in UTC; and by the calendar.
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Traffic {
-    pub(super) hits: u64,
-    pub(super) misses: u64,
-    pub(super) absent: u64,
-    pub(super) served_bytes: u64,
-    pub(super) fetched_bytes: u64,
+    #[serde(flatten)]
+    pub(super) counters: Tally,
     pub(super) since: String,
+    /// Since 00:00 UTC.
+    pub(super) today: Tally,
+    /// Today and the six days before.
+    pub(super) week: Tally,
+    /// Since there is this store, restarts or not.
+    pub(super) ever: Tally,
 }
 
 /// What waits to be pushed, at all targets together and at each.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub(super) struct Queue {
     pub(super) waiting: u64,
     pub(super) waiting_bytes: u64,
@@ -75,7 +89,7 @@ pub(super) struct Queue {
 }
 
 /// One push target.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct Target {
     pub(super) url: String,
     pub(super) state: &'static str,
@@ -93,41 +107,62 @@ pub(super) struct Target {
 }
 
 /// One upstream.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct UpstreamStatus {
     pub(super) url: String,
     pub(super) state: &'static str,
     pub(super) since_s: u64,
     pub(super) push: bool,
     pub(super) last_error: Option<String>,
+    /// From a question to the head of its answer, smoothed over the last ones.
+    pub(super) latency_ms: Option<u64>,
 }
 
 /// The machine.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub(super) struct HostStatus {
     #[serde(flatten)]
     pub(super) machine: Machine,
     pub(super) disk_free_bytes: u64,
+    /// By the machine's clock, in UTC.
+    pub(super) time: String,
+    /// Whether that can be right.
+    pub(super) clock_sane: bool,
+}
+
+/// Where a status comes from.
+pub(super) struct Sources<'a> {
+    pub(super) site: &'a Site,
+    pub(super) ledger: &'a Ledger,
+    pub(super) machine: Machine,
+    pub(super) appliance: Option<Appliance>,
+    /// Seconds since 1970.
+    pub(super) now_s: u64,
 }
 
 impl Status {
     /// Everything as it is now.
-    pub(super) fn collect(
-        site: &Site,
-        totals: Totals,
-        (machine, appliance): (Machine, Option<Appliance>),
-        now: SystemTime,
-    ) -> Self {
-        let uptime = site.started.elapsed();
+    pub(super) fn collect(sources: Sources<'_>) -> Self {
+        let Sources { site, ledger, machine, appliance, now_s } = sources;
+        let uptime_s = site.started.elapsed().as_secs();
         let figures = site.cache.store_figures();
         let targets = site.push.status();
-        Self {
+        let (degraded, degraded_since_s) = degraded(site.cache.store_state()).unzip();
+        let history = ledger.history(now_s);
+        let (today, week) = history.today_and_week(now_s);
+        let (used, budget) = (figures.used_bytes, figures.budget_bytes);
+        let days_to_full = history.days_to_full(now_s, used, budget).filter(|_| budget > 0);
+        let ever = history.ever();
+        drop(history);
+        let upstreams = site.cache.upstreams().into_iter().map(|it| upstream(it, &targets));
+        let mut status = Self {
             version: env!("CARGO_PKG_VERSION"),
             name: site.name.clone(),
             local_name: site.local_name.as_ref().map(|name| format!("{}.local", *name.borrow())),
             public_key: site.public_keys.all().first().map(ToString::to_string),
-            uptime_s: uptime.as_secs(),
+            uptime_s,
             offline_since_s: site.cache.offline_since_s(),
+            troubles: Vec::new(),
             store: StoreStatus {
                 budget_bytes: figures.budget_bytes,
                 used_bytes: figures.used_bytes,
@@ -135,30 +170,35 @@ impl Status {
                 nars: figures.nars,
                 pinned_bytes: figures.pinned_bytes,
                 written_bytes: figures.written_bytes,
-                degraded: degraded(site.cache.store_state()),
+                days_to_full,
+                corrupt: site.metrics.corrupt.get(),
+                degraded,
+                degraded_since_s,
             },
             traffic: Traffic {
-                hits: totals.hits,
-                misses: totals.misses,
-                absent: totals.absent,
-                served_bytes: site.metrics.served_bytes.get(),
-                fetched_bytes: site.metrics.fetched_bytes.get(),
-                since: utc(now.checked_sub(uptime).unwrap_or(UNIX_EPOCH)),
+                counters: ledger.counters(),
+                since: utc(now_s.saturating_sub(uptime_s)),
+                today,
+                week,
+                ever,
             },
-            upstreams: site
-                .cache
-                .upstreams()
-                .into_iter()
-                .map(|it| upstream(it, &targets))
-                .collect(),
+            upstreams: upstreams.collect(),
             queue: queue(targets),
-            host: HostStatus { machine, disk_free_bytes: figures.disk_free_bytes },
+            host: HostStatus {
+                machine,
+                disk_free_bytes: figures.disk_free_bytes,
+                time: utc(now_s),
+                clock_sane: is_sane(now_s),
+            },
             tls: site.tls.as_ref().map(|(identity, port)| TlsStatus {
                 port: *port,
                 ca_sha256: identity.ca().map(CaFingerprint::to_hex),
             }),
             appliance,
-        }
+        };
+        status.troubles = troubles(&status);
+        ledger.date(&mut status.troubles, Instant::now());
+        status
     }
 
     /// As JSON.
@@ -167,10 +207,10 @@ impl Status {
     }
 }
 
-fn degraded(state: StoreState) -> Option<String> {
+fn degraded(state: StoreState) -> Option<(String, u64)> {
     match state {
         StoreState::Open => None,
-        StoreState::Degraded { reason, since: _ } => Some(reason.to_string()),
+        StoreState::Degraded { reason, since } => Some((reason.to_string(), since.as_secs())),
     }
 }
 
@@ -224,6 +264,7 @@ fn upstream((url, health): (String, Health), targets: &[TargetStatus]) -> Upstre
         state,
         since_s: health.since.as_secs(),
         last_error: health.last_error,
+        latency_ms: health.latency.map(|took| u64::try_from(took.as_millis()).unwrap_or(u64::MAX)),
     }
 }
 
@@ -239,43 +280,78 @@ fn without_user(url: &str) -> String {
     }
 }
 
-/// Seconds in a day.
-const DAY_S: u64 = 24 * 60 * 60;
-
-/// `2026-11-21T13:00:00Z` (RFC 3339), by the civil calendar in eras of 400 years.
-fn utc(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    let (days, second) = (seconds / DAY_S, seconds % DAY_S);
-    // Days are counted from 1 March of the year 0, so that a leap day ends its year.
-    let since_march = days + 719_468;
-    let (era, day) = (since_march / 146_097, since_march % 146_097);
-    let year_of_era = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day_of_month = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + u64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day_of_month:02}T{hour:02}:{minute:02}:{second:02}Z")
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    #[test]
-    fn dates_are_those_of_the_calendar() {
-        for (seconds, expected) in [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (951_868_800, "2000-03-01T00:00:00Z"),
-            (1_795_266_000, "2026-11-21T13:00:00Z"),
-            (4_107_542_399, "2100-02-28T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-        ] {
-            assert_eq!(utc(UNIX_EPOCH + Duration::from_secs(seconds)), expected);
+    /// A cache that is well, by a hostile name.
+    pub(in super::super) fn status() -> Status {
+        let tally =
+            |served_bytes| Tally { hits: 1, misses: 2, absent: 3, served_bytes, fetched_bytes: 10 };
+        Status {
+            version: "0.1.0",
+            name: "<snow>".into(),
+            local_name: Some("<snow>.local".into()),
+            public_key: Some("pi-1:abc=".into()),
+            uptime_s: 3 * 3600 + 300,
+            offline_since_s: None,
+            troubles: Vec::new(),
+            store: StoreStatus {
+                budget_bytes: 200 << 30,
+                used_bytes: 3 << 30,
+                narinfos: 12,
+                nars: 7,
+                pinned_bytes: 0,
+                written_bytes: 4 << 30,
+                days_to_full: None,
+                corrupt: 0,
+                degraded: None,
+                degraded_since_s: None,
+            },
+            traffic: Traffic {
+                counters: tally(1536),
+                since: "2026-11-21T13:00:00Z".into(),
+                today: tally(1536),
+                week: tally(3 << 10),
+                ever: tally(1 << 20),
+            },
+            queue: Queue::default(),
+            upstreams: vec![UpstreamStatus {
+                url: "https://cache.example".into(),
+                state: "down",
+                since_s: 5,
+                push: false,
+                last_error: Some("<refused>".into()),
+                latency_ms: Some(12),
+            }],
+            host: HostStatus {
+                machine: Machine::default(),
+                disk_free_bytes: 1 << 40,
+                time: "2026-11-21T13:00:00Z".into(),
+                clock_sane: true,
+            },
+            tls: None,
+            appliance: None,
         }
+    }
+
+    /// A push target that is well.
+    pub(in super::super) fn target() -> Target {
+        super::target(TargetStatus {
+            target: "s3://nix-cache".into(),
+            state: TargetState::Idle,
+            waiting: 0,
+            waiting_bytes: 0,
+            oldest_s: None,
+            parked: 0,
+            lost: 0,
+            pushed: 4,
+            pushed_bytes: 5000,
+            sending: Vec::new(),
+            differs: Vec::new(),
+            last_error: None,
+            retry_in_s: None,
+        })
     }
 
     #[test]
@@ -330,53 +406,26 @@ mod tests {
 
     #[test]
     fn the_json_has_exactly_the_names_of_the_contract() {
-        let status = Status {
-            version: "0",
-            name: "snowberry".into(),
-            local_name: None,
-            public_key: None,
-            uptime_s: 1,
-            offline_since_s: None,
-            store: StoreStatus {
-                budget_bytes: 0,
-                used_bytes: 0,
-                narinfos: 0,
-                nars: 0,
-                pinned_bytes: 0,
-                written_bytes: 0,
-                degraded: None,
-            },
-            traffic: Traffic {
-                hits: 0,
-                misses: 0,
-                absent: 0,
-                served_bytes: 0,
-                fetched_bytes: 0,
-                since: utc(UNIX_EPOCH),
-            },
-            queue: Queue::default(),
-            upstreams: vec![UpstreamStatus {
-                url: "https://cache.example".into(),
-                state: "up",
-                since_s: 2,
-                push: false,
-                last_error: None,
-            }],
-            host: HostStatus { machine: Machine::default(), disk_free_bytes: 3 },
-            tls: None,
-            appliance: None,
-        };
+        let tally = r#"{"hits":1,"misses":2,"absent":3,"served_bytes":1048576,"fetched_bytes":10}"#;
+        let well = status();
+        let traffic = Traffic { counters: well.traffic.ever, ..well.traffic.clone() };
+        let traffic = Traffic { today: traffic.ever, week: traffic.ever, ..traffic };
+        let status = Status { name: "snowberry".into(), local_name: None, traffic, ..well };
         let expected = concat!(
-            r#"{"version":"0","name":"snowberry","local_name":null,"public_key":null,"uptime_s":1,"#,
-            r#""offline_since_s":null,"store":{"budget_bytes":0,"used_bytes":0,"narinfos":0,"#,
-            r#""nars":0,"pinned_bytes":0,"written_bytes":0},"traffic":{"hits":0,"misses":0,"#,
-            r#""absent":0,"served_bytes":0,"fetched_bytes":0,"since":"1970-01-01T00:00:00Z"},"#,
-            r#""queue":{"waiting":0,"waiting_bytes":0,"oldest_s":null,"stopped":[],"#,
-            r#""targets":[]},"#,
-            r#""upstreams":[{"url":"https://cache.example","state":"up","since_s":2,"#,
-            r#""push":false,"last_error":null}],"host":{"temperature_c":null,"#,
-            r#""throttled":null,"memory_bytes":null,"disk_free_bytes":3},"tls":null,"appliance":null}"#,
+            r#"{"version":"0.1.0","name":"snowberry","local_name":null,"public_key":"pi-1:abc=","#,
+            r#""uptime_s":11100,"offline_since_s":null,"troubles":[],"store":{"#,
+            r#""budget_bytes":214748364800,"used_bytes":3221225472,"narinfos":12,"nars":7,"#,
+            r#""pinned_bytes":0,"written_bytes":4294967296,"days_to_full":null,"corrupt":0},"#,
+            r#""traffic":{"hits":1,"misses":2,"absent":3,"served_bytes":1048576,"#,
+            r#""fetched_bytes":10,"since":"2026-11-21T13:00:00Z","today":TALLY,"week":TALLY,"#,
+            r#""ever":TALLY},"queue":{"waiting":0,"waiting_bytes":0,"oldest_s":null,"stopped":[],"#,
+            r#""targets":[]},"upstreams":[{"url":"https://cache.example","state":"down","#,
+            r#""since_s":5,"push":false,"last_error":"<refused>","latency_ms":12}],"host":{"#,
+            r#""temperature_c":null,"throttled":null,"under_voltage":null,"#,
+            r#""under_voltage_since_boot":null,"memory_bytes":null,"disk_free_bytes":1099511627776,"#,
+            r#""time":"2026-11-21T13:00:00Z","clock_sane":true},"tls":null,"appliance":null}"#,
         );
+        let expected = expected.replace("TALLY", tally);
         assert_eq!(String::from_utf8(status.json()).expect("UTF-8"), expected);
     }
 }

@@ -9,6 +9,7 @@ use redb::WriteTransaction;
 
 use super::command::Reply;
 use super::fill::Fill;
+use super::history;
 use super::index::{META_NEXT_ID, META_TOTALS};
 use super::keys::nar_use_key;
 use super::nar::{HeldNar, entry_of};
@@ -154,11 +155,14 @@ impl Writer {
         // Where nothing is written, neither are uses; what was written is written once more at the
         // end for them.
         let has_uses = self.closing && self.index_written.is_some() && self.session.has_uses();
+        // Figures are written at the end, even of a time in which all was only read.
+        let has_figures = self.closing && !self.shared.history.due().is_empty();
         if group.is_empty()
             && pushes.is_empty()
             && !self.is_index_dirty()
             && self.changed_segments.is_empty()
             && !has_uses
+            && !has_figures
         {
             return Ok(());
         }
@@ -167,6 +171,7 @@ impl Writer {
         }
         self.renew_notes();
         let mut pushed = Vec::new();
+        let figures = self.shared.history.due();
         let any_kept = !lock(&self.session.kept).is_nothing();
         self.commit_index(Durable::Yes, |writer, txn| {
             for nar in &group {
@@ -177,8 +182,10 @@ impl Writer {
             }
             pushed = writer.pushes_in(txn, pushes)?;
             writer.bound_small(txn)?;
+            history::write(txn, &figures)?;
             writer.write_uses(txn)
         })?;
+        self.shared.history.written(figures);
         let mut overlay = lock(&self.session.overlay);
         for nar in &group {
             let hash = nar.record.nar_hash;

@@ -84,6 +84,7 @@ fn live(shared: &Arc<Shared>, opened: Opened) -> End {
     let session = opened.session.clone();
     let mut writer = Writer::new(shared.clone(), opened);
     writer.observe_disk();
+    shared.history.opened(&session.index);
     shared.opened(session.clone());
     let ended = catch_unwind(AssertUnwindSafe(|| writer.run()));
     session.end();

@@ -59,9 +59,12 @@ mod uploads;
 mod queue_rows;
 mod queue_care;
 mod kept;
+// What others keep with it.
+mod history;
 
 pub use disk::Disk;
 pub use filling::{Growing, NarWriter};
+pub use history::History;
 pub use index::FORMAT;
 pub use nar::HeldNar;
 pub use nouns::{Error, Figures, Finished, Origin, State, StoredNarInfo};
@@ -162,6 +165,11 @@ impl Store {
     /// The store's figures.
     pub fn figures(&self) -> Figures {
         self.shared.figures()
+    }
+
+    /// Keeps these figures with the index from now on, and hands out what it has of them.
+    pub fn keep_history(&self, history: Arc<dyn History>) {
+        self.shared.history.keep(history);
     }
 
     /// Makes durable what waits, closes the files, joins the threads. A disk that does not answer

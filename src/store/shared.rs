@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::backend::Meters;
 use super::command::{Act, Command, Reply};
+use super::history::Slate;
 use super::kept::Kept;
 use super::queue::{Popped, Queue};
 use super::session::Session;
@@ -49,6 +50,8 @@ pub(super) struct Shared {
     pub(super) shunned: Mutex<BTreeSet<u32>>,
     /// True once the first attempt to open has ended.
     pub(super) first_opened: watch::Sender<bool>,
+    /// Figures that others keep with the index.
+    pub(super) history: Slate,
     /// What the writer is at.
     pub(super) pulse: Pulse,
     status: Mutex<Status>,
@@ -94,6 +97,7 @@ impl Shared {
             pending_rows: Arc::new(Semaphore::new(PENDING_ROWS_MAX)),
             shunned: Mutex::default(),
             first_opened: watch::Sender::new(false),
+            history: Slate::default(),
             pulse: Pulse::default(),
             kept: Mutex::default(),
             status: Mutex::new(Status::Degraded { reason, since: Instant::now() }),

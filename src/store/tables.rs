@@ -53,6 +53,8 @@ pub(super) const TARGET: Table = Table("target-1");
 pub(super) const QUEUE: Table = Table("queue-1");
 /// Target id (4), place in the order (8) -> kind (1), key.
 pub(super) const QUEUE_SEQ: Table = Table("queue-seq-1");
+/// Name -> figures that others keep. Made when it is first written.
+pub(super) const FIGURES: Table = Table("figures-1");
 /// Name -> one of the store's few single values.
 pub(super) const META: Table = Table("meta-1");
 /// In segments: NAR id (8), row number (4) -> stream bytes.
@@ -183,6 +185,15 @@ impl Table {
 
     pub(super) fn open_for_read(self, txn: &ReadTransaction) -> Result<Readable, Fault> {
         Ok(txn.open_table(self.definition())?)
+    }
+
+    /// Whether the table was ever made: those that a format need not have are not always there.
+    pub(super) fn is_in(self, txn: &ReadTransaction) -> Result<bool, Fault> {
+        match txn.open_table(self.definition()) {
+            Ok(_) => Ok(true),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(super) fn get(self, txn: &ReadTransaction, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {

@@ -12,6 +12,9 @@ const REST_MIN: Duration = Duration::from_secs(1);
 /// once the upstream is well, the next client has it within this time.
 const REST_MAX: Duration = Duration::from_secs(5);
 
+/// What one answer counts in the latency is one part of these: some ten answers are seen in it.
+const LATENCY_PARTS: u32 = 8;
+
 /// How an upstream is, for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HealthState {
@@ -32,6 +35,8 @@ pub struct Health {
     pub since: Duration,
     /// The last trouble, in words without secrets.
     pub last_error: Option<String>,
+    /// From a question to the head of its answer, smoothed; `None` before the first.
+    pub latency: Option<Duration>,
 }
 
 /// Lets questions through while the upstream answers; after [`TROUBLES_MAX`] troubles in a row
@@ -42,6 +47,7 @@ pub(super) struct Breaker {
     state: HealthState,
     since: Duration,
     last_error: Option<String>,
+    latency: Option<Duration>,
     troubles: u32,
     first_trouble_at: Duration,
     rest: Duration,
@@ -56,6 +62,7 @@ impl Breaker {
             state: HealthState::Up,
             since: now,
             last_error: None,
+            latency: None,
             troubles: 0,
             first_trouble_at: now,
             rest: REST_MIN,
@@ -85,6 +92,12 @@ impl Breaker {
         self.probing = true;
         self.probe_at = now + REST_MAX;
         true
+    }
+
+    /// An answer took so long.
+    pub(super) fn took(&mut self, took: Duration) {
+        let before = self.latency.unwrap_or(took);
+        self.latency = Some((before * (LATENCY_PARTS - 1) + took) / LATENCY_PARTS);
     }
 
     /// An answer came, even "I have it not".
@@ -130,6 +143,7 @@ impl Breaker {
             state: self.state,
             since: now.saturating_sub(self.since),
             last_error: self.last_error.clone(),
+            latency: self.latency,
         }
     }
 }
@@ -220,6 +234,20 @@ mod tests {
         let health = breaker.health(at(3200));
         assert_eq!((health.state, health.since), (HealthState::Up, at(2000)));
         assert_eq!(health.last_error.as_deref(), Some("no"));
+    }
+
+    #[test]
+    fn latency_follows_the_last_answers_slowly() {
+        let mut breaker = Breaker::new(at(0));
+        assert_eq!(breaker.health(at(0)).latency, None);
+        breaker.took(at(80));
+        assert_eq!(breaker.health(at(0)).latency, Some(at(80)));
+        breaker.took(at(160));
+        assert_eq!(breaker.health(at(0)).latency, Some(at(90)));
+        for _ in 0..100 {
+            breaker.took(at(8));
+        }
+        assert!(breaker.health(at(0)).latency.is_some_and(|took| took < at(9)));
     }
 
     #[test]

@@ -369,11 +369,15 @@ impl Inner {
             }
         }
         waiting.answered = true;
-        let took = waiting.since.elapsed().as_secs_f64();
-        self.metrics.upstream_request_seconds.get_or_create(&self.label).observe(took);
+        let took = waiting.since.elapsed();
+        let seconds = self.metrics.upstream_request_seconds.get_or_create_owned(&self.label);
+        seconds.observe(took.as_secs_f64());
         let answer = answer.unwrap_or_else(|_| Err(waiting.silent()));
         match &answer {
-            Ok(_) => self.record_success(),
+            Ok(_) => {
+                self.breaker().took(took);
+                self.record_success();
+            }
             // A question is one trouble, however many ways it goes wrong.
             Err(error) if waiting.counted && error.verdict() == Some(HealthState::Down) => {}
             Err(error) => self.record_trouble(error),

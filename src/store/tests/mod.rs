@@ -4,6 +4,7 @@ mod bounds;
 mod crash;
 mod damage;
 mod flip;
+mod history;
 mod kit;
 mod main_path;
 mod mend;

@@ -8,15 +8,38 @@ use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
 use super::appliance::Appliance;
+use super::clients::ClientsShown;
+use super::history::Tally;
 use super::host_rule;
-use super::status::Status;
+use super::status::{Status, UpstreamStatus};
+use super::words::{bytes, count, span};
 use crate::pinned::CaFingerprint;
-use crate::units::ByteSize;
 
-const STYLE: &str = include_str!("page/style.css");
+mod plot;
+mod plots;
+
+use plots::{Shown, Table};
+
+pub(super) use plots::{DAYS_SHOWN_MAX, Times};
+
+const STYLE: &str = include_str!("style.css");
 
 /// The port that an http address need not name.
 const HTTP_PORT: u16 = 80;
+
+/// Names of builds that differ, of all targets together: some show that there are any.
+const DIFFERING_MAX: usize = 16;
+
+/// What the page is made of.
+pub(super) struct View<'a> {
+    pub(super) status: &'a Status,
+    /// Where machines ask this cache.
+    pub(super) address: &'a str,
+    pub(super) hours: Times,
+    pub(super) days: Times,
+    /// Who asked, where that is to be shown.
+    pub(super) clients: Option<ClientsShown>,
+}
 
 #[derive(Template)]
 #[template(path = "index.html")]
@@ -24,27 +47,31 @@ struct Page<'a> {
     style: &'static str,
     status: &'a Status,
     address: &'a str,
-    troubles: Vec<String>,
-    served: String,
-    fetched: String,
+    joined: &'a str,
+    figures: Vec<(&'static str, [String; 3])>,
+    plots: Vec<Shown>,
+    tables: [Table; 2],
     used: String,
     budget: String,
+    full: String,
+    pinned: String,
     written: String,
     free: String,
-    temperature: Option<String>,
-    memory: Option<String>,
     waits: String,
-    uptime: String,
+    differing: Vec<&'a str>,
+    upstreams: Vec<(&'a UpstreamStatus, String)>,
+    clients: Option<ClientsShown>,
+    machine: Vec<(&'static str, String)>,
     ca: Option<String>,
-    appliance: Option<String>,
 }
 
-/// No scripts, no pictures, no frames, no forms, nothing from elsewhere; one style, by its hash.
+/// No scripts, no frames, no forms, nothing from elsewhere; one style, by its hash, and the empty
+/// picture that keeps browsers from asking for one.
 pub(super) fn policy() -> HeaderValue {
     let hash = STANDARD.encode(Sha256::digest(STYLE.as_bytes()));
     let policy = format!(
-        "default-src 'none'; style-src 'sha256-{hash}'; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'"
+        "default-src 'none'; style-src 'sha256-{hash}'; img-src data:; base-uri 'none'; \
+         form-action 'none'; frame-ancestors 'none'"
     );
     HeaderValue::from_str(&policy).expect("base 64 and ASCII words")
 }
@@ -73,26 +100,91 @@ pub(super) fn at_port(host: &str, port: u16) -> String {
 }
 
 /// The page.
-pub(super) fn render(status: &Status, address: &str) -> String {
+pub(super) fn render(view: View<'_>) -> String {
+    let View { status, address, hours, days, clients } = view;
+    let targets = &status.queue.targets;
+    let differing = targets.iter().flat_map(|target| &target.differs).map(String::as_str);
     let page = Page {
         style: STYLE,
         status,
         address,
-        troubles: troubles(status),
-        served: bytes(status.traffic.served_bytes),
-        fetched: bytes(status.traffic.fetched_bytes),
+        joined: joined(status, address),
+        figures: figures(status),
+        plots: plots::plots(&hours, &days, !targets.is_empty()),
+        tables: plots::tables(&hours, &days),
         used: bytes(status.store.used_bytes),
         budget: bytes(status.store.budget_bytes),
+        full: full(status.store.days_to_full),
+        pinned: bytes(status.store.pinned_bytes),
         written: bytes(status.store.written_bytes),
         free: bytes(status.host.disk_free_bytes),
-        temperature: status.host.machine.temperature_c.map(|t| format!("{t:.0}")),
-        memory: status.host.machine.memory_bytes.map(bytes),
         waits: waits(status),
-        uptime: span(status.uptime_s),
+        differing: differing.take(DIFFERING_MAX).collect(),
+        upstreams: status.upstreams.iter().map(|it| (it, upstream(it))).collect(),
+        clients,
+        machine: machine(status),
         ca: fingerprint(status),
-        appliance: status.appliance.as_ref().map(Appliance::line),
     };
     page.render().expect("writing to a String cannot fail")
+}
+
+/// What `snowberry join` is given: the name where there is one, which it resolves itself.
+fn joined<'a>(status: &'a Status, address: &'a str) -> &'a str {
+    let bare = address.split_once("://").map_or(address, |(_, authority)| authority);
+    status.local_name.as_deref().unwrap_or(bare)
+}
+
+fn figures(status: &Status) -> Vec<(&'static str, [String; 3])> {
+    let traffic = &status.traffic;
+    let row = |name, of: &dyn Fn(&Tally) -> String| {
+        (name, [&traffic.today, &traffic.week, &traffic.ever].map(of))
+    };
+    let rate =
+        |it: &Tally| it.hit_percent().map_or_else(|| "-".to_owned(), |it| format!("{it:.0} %"));
+    vec![
+        row("answered from the disk", &|it| count(it.hits)),
+        row("fetched from upstream", &|it| count(it.misses)),
+        row("hit rate", &rate),
+        row("not to be had", &|it| count(it.absent)),
+        row("sent to the house", &|it| bytes(it.served_bytes)),
+        row("fetched over the line", &|it| bytes(it.fetched_bytes)),
+        row("saved from the line", &|it| bytes(it.saved_bytes())),
+    ]
+}
+
+fn full(days: Option<f64>) -> String {
+    match days {
+        None => "not in sight".to_owned(),
+        Some(days) if days < 1.0 => "now: what was not used for longest makes room".to_owned(),
+        Some(days) => format!("in {days:.0} days, as it grew in the last two weeks"),
+    }
+}
+
+fn upstream(it: &UpstreamStatus) -> String {
+    let latency = it.latency_ms.map(|ms| format!(", answers in {ms} ms")).unwrap_or_default();
+    let pushed = if it.push { ", gets what the house builds" } else { "" };
+    format!("for {}{latency}{pushed}", span(it.since_s))
+}
+
+fn machine(status: &Status) -> Vec<(&'static str, String)> {
+    let (host, found) = (&status.host, &status.host.machine);
+    let yes = |told: bool| if told { "yes" } else { "no" }.to_owned();
+    let voltage = match (found.under_voltage, found.under_voltage_since_boot) {
+        (Some(true), _) => Some("too little"),
+        (_, Some(true)) => Some("enough now, and too little since it was started"),
+        (Some(false), _) => Some("enough"),
+        (None, _) => None,
+    };
+    let rows = [
+        ("temperature", found.temperature_c.map(|it| format!("{it:.0} \u{b0}C"))),
+        ("voltage", voltage.map(str::to_owned)),
+        ("held back", found.throttled.map(yes)),
+        ("memory of this program", found.memory_bytes.map(bytes)),
+        ("clock", Some(if host.clock_sane { host.time.clone() } else { "wrong".to_owned() })),
+        ("up for", Some(span(status.uptime_s))),
+        ("appliance", status.appliance.as_ref().map(Appliance::line)),
+    ];
+    rows.into_iter().filter_map(|(name, told)| Some((name, told?))).collect()
 }
 
 /// The fingerprint of our CA as people compare it.
@@ -113,100 +205,17 @@ fn waits(status: &Status) -> String {
     }
 }
 
-/// What is not well, in sentences.
-fn troubles(status: &Status) -> Vec<String> {
-    let store = status.store.degraded.iter().map(|reason| {
-        format!("The store cannot be used, so nothing is answered from it: {reason}")
-    });
-    let offline = status.offline_since_s.iter().map(|since_s| {
-        format!(
-            "No upstream has answered for {}: what is held here is served, the rest must wait.",
-            span(*since_s)
-        )
-    });
-    let throttled = status.host.machine.throttled.filter(|throttled| *throttled).map(|_| {
-        "The processor is being held back: look after the power supply and the cooling.".to_owned()
-    });
-    let stopped = status.queue.targets.iter().filter(|target| target.state == "stopped");
-    let stopped = stopped.map(|target| {
-        let why = target.last_error.as_deref().unwrap_or("no reason is known");
-        format!("{} does not take what the house builds, it waits here: {why}", target.url)
-    });
-    let lost: u64 = status.queue.targets.iter().map(|target| target.lost).sum();
-    let lost = (lost > 0).then(|| {
-        format!("{lost} objects that were to be carried up are damaged: build and push them again")
-    });
-    let renamed = status.local_name.iter().filter(|it| **it != format!("{}.local", status.name));
-    let renamed = renamed.map(|local_name| {
-        format!(
-            "Another machine in the house is {}.local, so this one is {local_name}: give one of \
-             them another name.",
-            status.name
-        )
-    });
-    let appliance = status.appliance.iter().flat_map(Appliance::troubles);
-    let of_push = stopped.chain(lost);
-    store.chain(renamed).chain(offline).chain(of_push).chain(appliance).chain(throttled).collect()
-}
-
-fn bytes(count: u64) -> String {
-    ByteSize(count).to_string()
-}
-
-/// `2 d 3 h`, `3 h 5 min`, `5 min`, `40 s`.
-fn span(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / (24 * 3600));
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds} s"),
-        (0, 0, _) => format!("{minutes} min"),
-        (0, _, _) => format!("{hours} h {} min", minutes % 60),
-        (_, _, _) => format!("{days} d {} h", hours % 24),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::machine::Machine;
-    use super::super::status::{HostStatus, Queue, StoreStatus, Traffic, UpstreamStatus};
+    use super::super::clients::{AskedShown, ClientShown};
+    use super::super::status::tests::{status, target};
+    use super::super::troubles::troubles;
     use super::*;
 
-    fn status() -> Status {
-        Status {
-            version: "0.1.0",
-            name: "<snow>".into(),
-            local_name: Some("<snow>.local".into()),
-            public_key: Some("pi-1:abc=".into()),
-            uptime_s: 3 * 3600 + 300,
-            offline_since_s: None,
-            store: StoreStatus {
-                budget_bytes: 200 << 30,
-                used_bytes: 3 << 30,
-                narinfos: 12,
-                nars: 7,
-                pinned_bytes: 0,
-                written_bytes: 4 << 30,
-                degraded: None,
-            },
-            traffic: Traffic {
-                hits: 1,
-                misses: 2,
-                absent: 3,
-                served_bytes: 1536,
-                fetched_bytes: 10,
-                since: "2026-11-21T13:00:00Z".into(),
-            },
-            queue: Queue::default(),
-            upstreams: vec![UpstreamStatus {
-                url: "https://cache.example".into(),
-                state: "down",
-                since_s: 5,
-                push: false,
-                last_error: Some("<refused>".into()),
-            }],
-            host: HostStatus { machine: Machine::default(), disk_free_bytes: 1 << 40 },
-            tls: None,
-            appliance: None,
-        }
+    fn render(status: &Status, address: &str) -> String {
+        let status = &Status { troubles: troubles(status), ..status.clone() };
+        let clients = None;
+        super::render(View { status, address, hours: Vec::new(), days: Vec::new(), clients })
     }
 
     #[test]
@@ -219,9 +228,12 @@ mod tests {
             "narinfo-cache-negative-ttl = 60",
             "All is well.",
             "3.0 GiB of 200.0 GiB",
-            "1.5 KiB",
+            "<th scope=\"row\">sent to the house</th><td>1.5 KiB</td><td>3.0 KiB</td><td>1.0 MiB</td>",
+            "snowberry join &#60;snow&#62;.local",
+            "nixConfig = {",
             "3 h 5 min",
             "snow&#62;.local",
+            "answers in 12 ms",
             "width=device-width",
         ] {
             assert!(page.contains(part), "{part} is not in\n{page}");
@@ -245,7 +257,7 @@ mod tests {
         ill.host.machine.throttled = Some(true);
         let page = render(&ill, "http://10.0.0.1");
         for part in
-            ["the disk is missing", "for 2 h 0 min", "power supply", "this one is snow-2.local"]
+            ["the disk is missing", "(for 2 h 0 min)", "power supply", "this one is snow-2.local"]
         {
             assert!(page.contains(part), "{part} is not in\n{page}");
         }
@@ -315,11 +327,42 @@ mod tests {
     }
 
     #[test]
-    fn spans_are_short() {
-        for (seconds, text) in
-            [(40, "40 s"), (300, "5 min"), (3660, "1 h 1 min"), (90_000, "1 d 1 h")]
-        {
-            assert_eq!(span(seconds), text);
+    fn the_queue_says_what_stops_it_and_which_builds_differ() {
+        let mut ill = status();
+        let why = Some("403 <denied>".to_owned());
+        let differs = vec!["x-<script>alert(1)</script>".to_owned()];
+        ill.queue.targets =
+            vec![super::super::status::Target { last_error: why, differs, ..target() }];
+        let page = render(&ill, "http://10.0.0.1");
+        for part in ["403 &#60;denied&#62;", "Builds that differ", "x-&#60;script&#62;alert(1)"] {
+            assert!(page.contains(part), "{part} is not in\n{page}");
         }
+        assert!(!page.contains("<script"), "{page}");
+    }
+
+    #[test]
+    fn who_asked_is_shown_where_it_is_wanted() {
+        let client = "10.0.0.7".parse().unwrap();
+        let asked = AskedShown {
+            name: "\u{202e}<script>".into(),
+            client,
+            size_bytes: Some(2048),
+            outcome: "miss",
+            ago_s: 61,
+        };
+        let one = ClientShown { client, hits: 1, misses: 2, absent: 3, nar_bytes: 1024, last_s: 5 };
+        let clients = ClientsShown { clients: vec![one], latest: vec![asked] };
+        let status = &status();
+        let view = |clients| {
+            let (hours, days) = (Vec::new(), Vec::new());
+            super::render(View { status, address: "http://10.0.0.1", hours, days, clients })
+        };
+        let page = view(Some(clients));
+        for part in
+            ["Who asked", "10.0.0.7", "2.0 KiB", "miss", "1 min ago", "&#60;script&#62;</bdi>"]
+        {
+            assert!(page.contains(part), "{part} is not in\n{page}");
+        }
+        assert!(!page.contains("<script") && !view(None).contains("Who asked"));
     }
 }
