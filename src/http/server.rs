@@ -195,7 +195,7 @@ where
                         debug!(%peer, "connection dropped, its peer has too many");
                         continue;
                     };
-                    let (places, tls) = ((permit, place), tls.clone());
+                    let (places, tls) = ((permit, Arc::new(place)), tls.clone());
                     connections.spawn(Arc::clone(&self).connect(stream, peer, tls, places));
                 }
                 // The client went away before we came.
@@ -243,25 +243,28 @@ where
         stream: TcpStream,
         peer: SocketAddr,
         tls: Option<TlsAcceptor>,
-        places: (OwnedSemaphorePermit, Place),
+        (permit, place): (OwnedSemaphorePermit, Arc<Place>),
     ) {
         // Without it the last piece of an answer can wait for the client's delayed ACK.
         let prepared = stream.set_nodelay(true).and_then(|()| stream.local_addr());
         match (prepared, tls) {
-            (Ok(local), None) => self.talk(stream, Ends { peer, local, is_tls: false }).await,
+            (Ok(local), None) => {
+                let ends = Ends { peer, local, is_tls: false };
+                self.talk(stream, ends, &place).await;
+            }
             (Ok(local), Some(tls)) => {
                 if let Some(stream) = self.shake_hands(stream, &tls, peer).await {
                     let ends = Ends { peer, local, is_tls: true };
                     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                        Box::pin(self.talk_h2(stream, ends)).await;
+                        Box::pin(self.talk_h2(stream, ends, place)).await;
                     } else {
-                        Box::pin(self.talk(stream, ends)).await;
+                        Box::pin(self.talk(stream, ends, &place)).await;
                     }
                 }
             }
             (Err(failed), _) => debug!(%peer, error = &failed as &dyn Error, "connection lost"),
         }
-        drop(places);
+        drop(permit);
     }
 
     /// The connection with TLS on it, unless it fails, takes too long, or we stop.
@@ -286,12 +289,15 @@ where
     }
 
     /// HTTP/1.1 over any stream, until the client leaves, breaks a bound, or we stop.
-    async fn talk<S>(self: Arc<Self>, stream: S, ends: Ends)
+    async fn talk<S>(self: Arc<Self>, stream: S, ends: Ends, place: &Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
         let stream = TokioIo::new(Stalling::new(stream, self.limits.stall_max));
-        let service = service_fn(|request| (self.answer)(request, ends));
+        let service = service_fn(async |request| {
+            turn(place).await;
+            (self.answer)(request, ends).await
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.idle_max)
@@ -311,7 +317,7 @@ where
     }
 
     /// HTTP/2, likewise.
-    async fn talk_h2<S>(self: Arc<Self>, stream: S, ends: Ends)
+    async fn talk_h2<S>(self: Arc<Self>, stream: S, ends: Ends, place: Arc<Place>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send,
     {
@@ -321,7 +327,9 @@ where
         let (server, counted) = (Arc::clone(&self), Arc::clone(&activity));
         let service = service_fn(move |request| {
             let (server, mut busy) = (Arc::clone(&server), counted.begin());
+            let place = Arc::clone(&place);
             async move {
+                turn(&place).await;
                 let permit = Arc::clone(&server.request_permits).acquire_owned().await;
                 busy.permit = Some(permit.expect("nobody closes this semaphore"));
                 let response = (server.answer)(request, ends).await?;
@@ -344,6 +352,14 @@ where
         if let Ok(ended) = timeout(stall_max, connection).await {
             tell_end(ended, ends);
         }
+    }
+}
+
+/// Waits until it is the peer's turn.
+async fn turn(place: &Place) {
+    let wait = place.wait();
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
     }
 }
 
