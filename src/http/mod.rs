@@ -1,6 +1,6 @@
 //! What clients see: sockets, routes, replies.
 
-use std::{io, path::PathBuf, sync::Arc, time::Instant};
+use std::{io, path::PathBuf, pin::pin, sync::Arc, time::Instant};
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -136,7 +136,10 @@ pub async fn serve(
     };
     let limits = Limits { crowd: listeners.crowd, ..Limits::default() };
     let watching = desk.watch(stop.clone());
-    let serving = Server::new(lan, limits, answer, stop).run(doors);
-    let (served, ()) = tokio::join!(serving, watching);
-    served
+    let mut serving = pin!(Server::new(lan, limits, answer, stop).run(doors));
+    tokio::select! {
+        served = &mut serving => return served,
+        () = watching => {}
+    }
+    serving.await
 }

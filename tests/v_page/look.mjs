@@ -15,6 +15,12 @@ const browser = spawn(chromium, [
   '--hide-scrollbars', `--user-data-dir=${profile}`, '--remote-debugging-pipe', 'about:blank',
 ], { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
 
+// A browser that hangs or is gone must not hang the test. Four looks take seconds on a quiet machine.
+const fail = (why) => { process.stderr.write(`${why}\n`); browser.kill('SIGKILL'); process.exit(1); };
+const deadline = setTimeout(() => fail('the browser took longer than four minutes'), 240_000);
+const gone = () => fail('the browser ended by itself');
+browser.on('exit', gone);
+
 let next = 1;
 let session;
 const answers = new Map();
@@ -133,6 +139,8 @@ try {
   told.without = (await ask('DOM.getOuterHTML', { nodeId: root.nodeId })).outerHTML;
   process.stdout.write(JSON.stringify(told));
 } finally {
+  clearTimeout(deadline);
+  browser.off('exit', gone);
   const ended = new Promise((yes) => { browser.on('exit', yes); });
   browser.kill('SIGKILL');
   await ended;

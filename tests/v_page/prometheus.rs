@@ -97,8 +97,10 @@ async fn rules_and_dashboard_ask_only_for_what_there_is() {
     let series = |line: &str| Some(line.split(['{', ' ']).next()?.to_owned());
     let mut there: BTreeSet<_> =
         metrics.text().lines().filter(|line| !line.starts_with('#')).filter_map(series).collect();
+    // Of these even the name is missing where they are; `tests/tidy.rs` holds the table to the code.
+    let table = fs::read_to_string(docs().join("../metrics.md")).unwrap();
     for name in NOT_EVERYWHERE {
-        assert!(metrics.text().contains(&format!("# TYPE {name} gauge\n")), "{name}");
+        assert!(table.contains(&format!("| `{name}` | gauge |")), "{name}");
         there.insert(name.to_owned());
     }
     for file in ["rules.yml", "grafana.json"] {

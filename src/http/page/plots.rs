@@ -144,7 +144,8 @@ fn last_of(series: &Series, told: impl FnOnce(f64) -> String) -> String {
     last.map_or_else(|| "Nothing is known yet.".to_owned(), told)
 }
 
-/// The plots in their order; none while there is no time to plot over.
+/// The plots in their order, without those on which nothing is to be seen; none while there is no
+/// time to plot over.
 pub(super) fn plots(hours: &Times, days: &Times, has_targets: bool) -> Vec<Shown> {
     if hours.is_empty() {
         return Vec::new();
@@ -163,7 +164,7 @@ pub(super) fn plots(hours: &Times, days: &Times, has_targets: bool) -> Vec<Shown
     if has_targets {
         plots.push(hours.queue("qh"));
     }
-    plots.into_iter().map(shown).collect()
+    plots.into_iter().filter(Plot::has_any).map(shown).collect()
 }
 
 /// The same figures in rows, the newest first, without what is not known.
@@ -273,6 +274,9 @@ mod tests {
     #[test]
     fn without_a_clock_there_are_no_plots_and_without_targets_no_queue() {
         assert!(plots(&Vec::new(), &Vec::new(), true).is_empty());
+        let new = History::default();
+        let (hours, days) = (new.hours(NOW_S), new.days(NOW_S, DAYS_SHOWN_MAX));
+        assert!(plots(&hours, &days, true).is_empty() && !hours.is_empty());
         let (hours, days) = times(1);
         assert!(!plots(&hours, &days, false).iter().any(|plot| plot.title.contains("Waiting")));
     }

@@ -78,6 +78,33 @@ async fn figures_are_written_with_a_commit_that_happens_anyway_and_not_on_their_
     store.close().await;
 }
 
+/// As much as the page has after a year: what it wears a card is a page of the index for a commit.
+#[tokio::test]
+async fn what_does_not_change_is_not_written_again() {
+    let house = House::new(1 << 30);
+    let store = house.open_on(Memory::new(4 << 30)).await;
+    let notes = keep(&store);
+    let row = |byte: u8, len: usize| Bytes::from(vec![byte; len]);
+    let days = ("days", row(1, 23 << 10));
+    let mut written = [0, 0];
+    for round in 0..20_u8 {
+        let before = store.figures().written_bytes;
+        // Every other commit is without figures that changed.
+        let is_changed = usize::from(round % 2);
+        let hours = ("hours", row(round / 2 + round % 2, 2900));
+        *notes.rows.lock().unwrap() = vec![days.clone(), hours];
+        store.keep_narinfo(narinfo(u64::from(round), 1)).await.unwrap();
+        store.flush().await.unwrap();
+        until_idle(&store).await;
+        if round > 1 {
+            written[is_changed] += store.figures().written_bytes - before;
+        }
+    }
+    let more = written[1].saturating_sub(written[0]) / 9;
+    assert!(more <= 12 << 10, "{more} bytes for a row of 2900: {written:?}");
+    store.close().await;
+}
+
 #[tokio::test]
 async fn the_end_of_a_time_in_which_all_was_only_read_keeps_figures_once() {
     let house = House::new(1 << 30);
