@@ -37,6 +37,7 @@ impl Writer {
             || !self.sweeps.is_empty()
             || self.is_mend_due()
             || self.ready_segment().is_some()
+            || self.has_pin_work()
             || (self.session.space.excess() > 0 && !self.is_stuck())
     }
 
@@ -55,6 +56,8 @@ impl Writer {
             self.give_room();
         } else if !self.room.is_empty() || (self.session.space.excess() > 0 && !self.is_stuck()) {
             self.evict_slice()?;
+        } else if self.has_pin_work() {
+            self.pin_slice()?;
         } else if let Some((segment, from)) = self.sweeps.pop_front() {
             self.sweep_slice(segment, from)?;
         } else if let Some((segment, from, end)) = self.searches.pop_front() {
@@ -144,7 +147,10 @@ impl Writer {
         self.commit_index(Durable::Yes, |writer, txn| {
             for (id, record) in chosen {
                 let gone = doom_in(&writer.session, txn, *id, record)?;
-                writer.uncount_kept(&gone);
+                if lock(&writer.session.kept).pinned.has_nar(*id) {
+                    writer.shared.pins_hurt.send_modify(|count| *count = count.wrapping_add(1));
+                }
+                writer.uncount_kept(*id, &gone);
             }
             writer.totals.nars -= u64::try_from(chosen.len()).unwrap_or(0).min(writer.totals.nars);
             Ok(())

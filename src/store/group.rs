@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use redb::WriteTransaction;
 
+use super::accepts::PushOp;
 use super::command::Reply;
 use super::fill::Fill;
 use super::index::{META_NEXT_ID, META_TOTALS};
@@ -142,6 +143,9 @@ impl Writer {
         self.land()?;
         self.apply_ops()?;
         self.sync_segment()?;
+        if self.pushes.iter().any(|op| matches!(op, PushOp::Pin(_))) {
+            self.count_pins()?;
+        }
         let group = std::mem::take(&mut self.group);
         let pushes = std::mem::take(&mut self.pushes);
         self.urgent_since = None;

@@ -59,12 +59,18 @@ mod uploads;
 mod queue_rows;
 mod queue_care;
 mod kept;
+// What is pinned.
+mod pins;
+mod pin_rows;
+mod pin_care;
+mod pin_mend;
 
 pub use disk::Disk;
 pub use filling::{Growing, NarWriter};
 pub use index::FORMAT;
 pub use nar::HeldNar;
 pub use nouns::{Error, Figures, Finished, Origin, State, StoredNarInfo};
+pub use pins::{Holding, PIN_NAME_LEN_MAX, Pin, PinnedPath};
 pub use push::{Acceptance, Alias, QueueRow, Queued, TargetQueue};
 pub use room::Reservation;
 

@@ -219,7 +219,7 @@ impl Session {
             used_bytes: self.space.kept_bytes(),
             narinfos: self.narinfos.load(Ordering::Relaxed),
             nars: self.nars.load(Ordering::Relaxed) + waiting,
-            pinned_bytes: 0,
+            pinned_bytes: lock(&self.kept).pinned.bytes,
             written_bytes: 0,
             disk_free_bytes: self.space.disk_free_bytes(),
         }

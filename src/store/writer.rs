@@ -115,6 +115,8 @@ pub(super) struct Writer {
     pub(super) sweeps: VecDeque<(u32, u64)>,
     /// When the index was last mended.
     pub(super) mended: Option<Instant>,
+    /// How far the counting of what is pinned has come.
+    pub(super) pins_counted: Option<Vec<u8>>,
     /// What the index is known to say of itself.
     pub(super) known: Known,
     pub(super) last_ask: Instant,
@@ -151,6 +153,7 @@ impl Writer {
             searches: opened.searches.into(),
             sweeps: opened.sweeps.into(),
             mended: None,
+            pins_counted: None,
             known: opened.known,
             last_ask: Instant::now(),
             _folder_lock: opened.folder_lock,
