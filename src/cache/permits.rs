@@ -69,6 +69,16 @@ impl Permits {
         Some(Permit { held: held.ok()?.ok()?, _of_uploads: None })
     }
 
+    /// A share that nobody else wants now, at once or not at all.
+    pub(super) fn take_spare(&self, bytes: u64) -> Option<Permit> {
+        if self.are_wanted() {
+            return None;
+        }
+        let wanted = units(bytes).min(self.units_all);
+        let held = Arc::clone(&self.units).try_acquire_many_owned(wanted).ok()?;
+        Some(Permit { held, _of_uploads: None })
+    }
+
     /// The same for an upload, within the part of the budget that uploads may have, and with more
     /// patience: an old client whose upload is refused cannot try again.
     pub(super) async fn take_for_upload(&self, bytes: u64) -> Option<Permit> {
@@ -106,6 +116,11 @@ impl Permits {
     pub(super) fn are_wanted(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
+}
+
+/// Whether so much is given at all.
+pub(super) const fn could_ever(bytes: u64) -> bool {
+    bytes <= ALONE_BYTES_MAX
 }
 
 /// Counts one that waits, also when its waiting is cancelled.

@@ -183,6 +183,9 @@ impl Feeding<'_> {
                 Ok(Ok(Some(bytes))) => {
                     let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                     offset = offset.saturating_add(len);
+                    if let Some(throttle) = &self.sources.throttle {
+                        throttle.pass(bytes.len()).await;
+                    }
                     let fast_enough = pace.came(len, began.elapsed());
                     if feed.send(Feed::Bytes(bytes)).await.is_err() {
                         return None;

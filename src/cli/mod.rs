@@ -6,6 +6,8 @@ mod backup;
 mod bucket;
 mod check;
 mod doctor;
+mod errand;
+mod evict;
 mod exchange;
 mod find;
 mod first_boot;
@@ -19,6 +21,8 @@ mod man;
 mod out;
 mod paths;
 mod progress;
+mod pin;
+mod prefetch;
 mod push;
 mod serve;
 mod spool;
@@ -130,6 +134,23 @@ enum Command {
     /// Say what is wrong and what to do about it, without starting.
     #[command(after_help = CONFIG_HELP)]
     Check(check::CheckArgs),
+    /// Keep closures in the running cache, whatever else comes.
+    ///
+    /// Fetches what it lacks of them first.
+    #[command(after_help = pin::PIN_EXAMPLES)]
+    Pin(pin::PinArgs),
+    /// Let a pinned closure go when room is needed.
+    #[command(after_help = pin::UNPIN_EXAMPLES)]
+    Unpin(pin::UnpinArgs),
+    /// Show what is pinned, and what it takes.
+    #[command(after_help = pin::PINS_EXAMPLES)]
+    Pins(pin::PinsArgs),
+    /// Let the running cache fetch closures before anybody asks for them.
+    #[command(after_help = prefetch::EXAMPLES)]
+    Prefetch(prefetch::PrefetchArgs),
+    /// Make room in the running cache, or see what would go next.
+    #[command(after_help = evict::EXAMPLES)]
+    Evict(evict::EvictArgs),
     /// Ask a running cache how it is.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(status::StatusArgs),
@@ -261,6 +282,11 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Join(args) => join::run(&args),
         Command::Forward(config) => forward::run(&config),
         Command::Check(args) => check::run(&args),
+        Command::Pin(args) => pin::pin(&args),
+        Command::Unpin(args) => pin::unpin(&args),
+        Command::Pins(args) => pin::pins(&args),
+        Command::Prefetch(args) => prefetch::run(&args),
+        Command::Evict(args) => evict::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Find(args) => find::run(&args),
         Command::Doctor(args) => doctor::run(&args),

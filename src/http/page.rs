@@ -184,6 +184,7 @@ mod tests {
                 narinfos: 12,
                 nars: 7,
                 pinned_bytes: 0,
+                pins: 0,
                 written_bytes: 4 << 30,
                 degraded: None,
             },

@@ -46,6 +46,7 @@ pub(super) struct StoreStatus {
     pub(super) narinfos: u64,
     pub(super) nars: u64,
     pub(super) pinned_bytes: u64,
+    pub(super) pins: usize,
     pub(super) written_bytes: u64,
     /// Left out while the store is open.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -134,6 +135,7 @@ impl Status {
                 narinfos: figures.narinfos,
                 nars: figures.nars,
                 pinned_bytes: figures.pinned_bytes,
+                pins: site.cache.pin_count(),
                 written_bytes: figures.written_bytes,
                 degraded: degraded(site.cache.store_state()),
             },
@@ -343,6 +345,7 @@ mod tests {
                 narinfos: 0,
                 nars: 0,
                 pinned_bytes: 0,
+                pins: 0,
                 written_bytes: 0,
                 degraded: None,
             },
@@ -369,7 +372,7 @@ mod tests {
         let expected = concat!(
             r#"{"version":"0","name":"snowberry","local_name":null,"public_key":null,"uptime_s":1,"#,
             r#""offline_since_s":null,"store":{"budget_bytes":0,"used_bytes":0,"narinfos":0,"#,
-            r#""nars":0,"pinned_bytes":0,"written_bytes":0},"traffic":{"hits":0,"misses":0,"#,
+            r#""nars":0,"pinned_bytes":0,"pins":0,"written_bytes":0},"traffic":{"hits":0,"misses":0,"#,
             r#""absent":0,"served_bytes":0,"fetched_bytes":0,"since":"1970-01-01T00:00:00Z"},"#,
             r#""queue":{"waiting":0,"waiting_bytes":0,"oldest_s":null,"stopped":[],"#,
             r#""targets":[]},"#,

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::carry::{Carrier, Failed};
-use super::limit::Limit;
+use crate::limit::Limit;
 use super::{Inner, now_s};
 use crate::nix::{CacheInfo, FileHash, NarHash, NarName, StorePath, UploadName};
 use crate::store::{self, HeldNar, Queued};

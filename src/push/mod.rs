@@ -29,7 +29,6 @@ mod waiting;
 mod others;
 mod order;
 mod state;
-mod limit;
 mod bring;
 mod carry;
 mod worker;

@@ -11,7 +11,7 @@ use tracing::{debug, error, info, warn};
 
 use super::bring::{self, Turns};
 use super::carry::{Carried, Carrier, Failed, name_of};
-use super::limit::Limit;
+use crate::limit::Limit;
 use super::order::{AHEAD, Order, Step};
 use super::state::{Pace, Trouble};
 use super::status::{Desk, TargetState};

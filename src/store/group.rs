@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redb::WriteTransaction;
 
@@ -242,6 +242,9 @@ impl Writer {
                     None => drop(SEGMENT.remove(&txn, &key)?),
                 }
             }
+            if durable == Durable::Yes {
+                self.note_time(&txn, now_s())?;
+            }
             self.totals.use_counter = session.use_counter.load(Ordering::Relaxed);
             META.insert(&txn, META_TOTALS, &self.totals.to_bytes())?;
             Ok(txn.commit()?)
@@ -264,6 +267,11 @@ impl Writer {
             self.session.space.observe(space, self.segments.values().map(peak).sum());
         }
     }
+}
+
+/// What the clock says, for people: nothing here goes by it.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn insert_nar(txn: &WriteTransaction, nar: &Entry) -> Result<(), Fault> {

@@ -18,12 +18,11 @@ pub(super) fn mend_pins(txn: &WriteTransaction) -> Result<u64, Fault> {
     for entry in PIN.open_in(txn)?.range::<&[u8]>(..)? {
         let (key, value) = entry?;
         let record = PIN.unseal(key.value(), value.value()).and_then(PinRecord::from_bytes);
-        match (pin_of(key.value()), record) {
-            (Some(id), Ok(record)) => drop(pins.insert(id, record)),
-            (_, _) => {
-                damaged += 1;
-                lost = true;
-            }
+        if let (Some(id), Ok(record)) = (pin_of(key.value()), record) {
+            pins.insert(id, record);
+        } else {
+            damaged += 1;
+            lost = true;
         }
     }
     // By pin and path: what the NAR becomes without, and how many rows said so.

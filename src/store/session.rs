@@ -256,6 +256,16 @@ impl Session {
         std::mem::take(&mut *lock(&self.uses))
     }
 
+    /// NARs whose last use is not written yet.
+    pub(super) fn unwritten_nars(&self) -> Vec<(u64, u64)> {
+        let uses = lock(&self.uses);
+        let nars = uses.iter().filter_map(|(used, last_use)| match used {
+            Used::Nar(id) => Some((*id, *last_use)),
+            Used::Small(_) => None,
+        });
+        nars.collect()
+    }
+
     pub(super) fn has_uses(&self) -> bool {
         !lock(&self.uses).is_empty()
     }

@@ -58,6 +58,8 @@ pub(super) const PIN: Table = Table("pin-1");
 /// 0, store path hash (20), pin id (4) -> what its NAR becomes without; 1, pin id (4), store path
 /// hash (20) -> nothing.
 pub(super) const PINNED: Table = Table("pinned-1");
+/// Use counter (8) -> what the clock said then.
+pub(super) const USE_TIME: Table = Table("use-time-1");
 /// Name -> one of the store's few single values.
 pub(super) const META: Table = Table("meta-1");
 /// In segments: NAR id (8), row number (4) -> stream bytes.

@@ -122,8 +122,8 @@ async fn a_name_that_is_pinned_again_holds_what_it_held_until_the_new_one_is_who
     assert!(store.pin_paths(id, vec![key(1), key(2)]).await.unwrap());
     assert_eq!(paths_of(&store, "a").await.unwrap().len(), 2);
     assert_eq!(store.figures().pinned_bytes, 3 * stream_takes(100_000));
-    // The process is killed: both are there, and giving it again begins anew.
-    drop(store);
+    // It ends in the middle: both are there, and giving it again begins anew.
+    store.close().await;
     let store = house.open().await;
     check_pins(&store).await;
     assert_eq!(store.figures().pinned_bytes, 3 * stream_takes(100_000));
@@ -206,7 +206,7 @@ async fn many_paths_go_in_slices_and_a_start_in_the_middle_goes_on() {
     assert!(pin(&store, "a", &numbers).await.unwrap());
     check_pins(&store).await;
     assert!(store.unpin("a").await.unwrap());
-    drop(store);
+    store.close().await;
     let store = house.open().await;
     check_pins(&store).await;
     assert_eq!(store.figures().pinned_bytes, 0);

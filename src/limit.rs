@@ -1,10 +1,10 @@
-//! The bound on bytes a second that all targets together get.
+//! A bound on bytes a second, shared by all who move them.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Pieces a second at least, while the bound holds bytes back: a target that sees nothing for long
-/// takes the connection for dead.
+/// Pieces a second at least, while the bound holds bytes back: who sees nothing for long takes
+/// the connection for dead.
 const PIECES_A_SECOND: u64 = 4;
 
 /// Shortest piece: below it the packets are mostly head.
@@ -30,9 +30,9 @@ impl Debt {
     }
 }
 
-/// The bound, shared by all workers.
+/// The bound, shared by all who hold it.
 #[derive(Debug)]
-pub(super) struct Limit {
+pub(crate) struct Limit {
     debt: Option<Mutex<Debt>>,
     bytes_a_second: u64,
     started: Instant,
@@ -40,7 +40,7 @@ pub(super) struct Limit {
 
 impl Limit {
     /// `None` is no bound.
-    pub(super) fn new(bytes_a_second: Option<u64>) -> Self {
+    pub(crate) fn new(bytes_a_second: Option<u64>) -> Self {
         let debt =
             bytes_a_second.map(|bytes_a_second| Debt { bytes_a_second, paid_at: Duration::ZERO });
         Self {
@@ -51,12 +51,12 @@ impl Limit {
     }
 
     /// The longest piece to be taken at once.
-    pub(super) fn piece_len_max(&self) -> u64 {
+    pub(crate) fn piece_len_max(&self) -> u64 {
         (self.bytes_a_second / PIECES_A_SECOND).max(PIECE_LEN_MIN)
     }
 
     /// Returns when these bytes may go.
-    pub(super) async fn wait(&self, bytes: usize) {
+    pub(crate) async fn wait(&self, bytes: usize) {
         let Some(debt) = &self.debt else { return };
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let wait = {
