@@ -112,7 +112,7 @@ pub(super) async fn walk(
         told(closure.paths.len());
     }
     drop(asked);
-    closure.look_at_store(inner).await?;
+    look_at_store(inner, &mut closure.nars).await?;
     Ok(closure)
 }
 
@@ -125,21 +125,21 @@ impl Closure {
             self.lacks.push(Lack { path, referrer: step.referrer.as_ref().map(name), why });
         }
     }
+}
 
-    /// What of it is held.
-    async fn look_at_store(&mut self, inner: &Inner) -> Result<(), Errand> {
-        for members in self.nars.chunks_mut(HOLDINGS_MAX) {
-            let hashes: Vec<NarHash> = members.iter().map(|it| it.name.nar_hash).collect();
-            let holdings = inner.store.holdings(hashes).await?;
-            for (member, holding) in members.iter_mut().zip(holdings) {
-                let Some(holding) = holding else { continue };
-                member.is_held = true;
-                member.is_kept = holding.is_kept;
-                member.takes_bytes = holding.takes_bytes;
-            }
+/// What of these is held.
+pub(super) async fn look_at_store(inner: &Inner, nars: &mut [Member]) -> Result<(), Errand> {
+    for members in nars.chunks_mut(HOLDINGS_MAX) {
+        let hashes: Vec<NarHash> = members.iter().map(|it| it.name.nar_hash).collect();
+        let holdings = inner.store.holdings(hashes).await?;
+        for (member, holding) in members.iter_mut().zip(holdings) {
+            let Some(holding) = holding else { continue };
+            member.is_held = true;
+            member.is_kept = holding.is_kept;
+            member.takes_bytes = holding.takes_bytes;
         }
-        Ok(())
     }
+    Ok(())
 }
 
 fn member(narinfo: &NarInfo) -> Member {

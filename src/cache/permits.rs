@@ -237,6 +237,22 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_is_spare_is_taken_only_while_nobody_waits() {
+        let permits = Permits::new(48 * MIB);
+        let spare = permits.take_spare(40 * MIB);
+        assert!(spare.is_some());
+        assert!(permits.take_spare(40 * MIB).is_none());
+        let client = permits.take(40 * MIB);
+        tokio::pin!(client);
+        assert!(futures_util::poll!(&mut client).is_pending());
+        assert!(permits.take_spare(MIB).is_none(), "a client waits");
+        drop(spare);
+        assert!(client.await.is_some());
+        assert!(permits.take_spare(MIB).is_some());
+        assert!(could_ever(160 * MIB) && !could_ever(161 * MIB));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn shares_are_given_in_the_order_of_asking() {
         let permits = Permits::new(48 * MIB);
         let first = permits.take(40 * MIB).await.unwrap();

@@ -220,7 +220,7 @@ impl Inner {
     ) -> Result<PinMade, Errand> {
         let Self { store, .. } = &**self;
         let overtaken = || Errand::Overtaken(name.to_owned());
-        let Closure { roots, paths, nars, .. } = walked;
+        let Closure { roots, paths, mut nars, .. } = walked;
         let id = store.begin_pin(name, roots, now_s()).await?;
         for some in paths.chunks(PATHS_A_TIME) {
             if !store.pin_paths(id, some.to_vec()).await? {
@@ -238,9 +238,15 @@ impl Inner {
                 bring::all(self, &missing, None, told, || fits(self, 0)).await;
             fetched += came;
             fetched_bytes += line_bytes;
-            if !fits(self, 0) {
+            // What came counts once it is in the index.
+            store.flush().await?;
+            closure::look_at_store(self, &mut nars).await?;
+            let more = nars.iter().filter(|it| !it.is_held).map(|it| it.takes_bytes).sum();
+            let has_room = !lacks.iter().any(|(_, why)| *why == Why::NoRoom);
+            if !fits(self, if has_room { 0 } else { more }) {
+                let refused = no_fit(self, &nars);
                 store.drop_pin(id).await?;
-                return Err(no_fit(self, &nars));
+                return Err(refused);
             }
             if !lacks.is_empty() || round >= ROUNDS_MAX {
                 let count = lacks.len();

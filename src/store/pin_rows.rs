@@ -292,7 +292,10 @@ impl Writer {
 
     pub(super) fn count_pinned(&self, id: u64, record: &NarRecord, state: (bool, bool)) {
         let takes = takes_of(&record.parts, record.file_size).values().sum();
-        lock(&self.session.kept).pinned.count(id, takes, state);
+        let mut kept = lock(&self.session.kept);
+        kept.pinned.count(id, takes, state);
+        let bytes = i64::try_from(kept.pinned.bytes).unwrap_or(i64::MAX);
+        self.shared.metrics.pinned_bytes.set(bytes);
     }
 }
 
