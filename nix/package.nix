@@ -39,7 +39,7 @@ rustPlatform.buildRustPackage {
     ''
     + ''
       mkdir -p $out/lib/systemd/system
-      for unit in systemd/*.service systemd/*.socket systemd/*.path; do
+      for unit in systemd/*.service systemd/*.socket systemd/*.path systemd/*.timer; do
         if [ -e "$unit" ]; then
           substitute "$unit" "$out/lib/systemd/system/''${unit##*/}" \
             --replace-quiet /usr/bin/snowberry $out/bin/snowberry

@@ -27,6 +27,7 @@ pub mod ciphers;
 pub mod durable;
 pub mod pinned;
 pub mod units;
+mod limit;
 pub mod metrics;
 pub mod mdns;
 pub mod spool;

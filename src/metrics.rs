@@ -108,6 +108,8 @@ pub struct Metrics {
     pub store_bytes: Gauge,
     /// Bytes that stored rows may take.
     pub store_budget_bytes: Gauge,
+    /// Bytes of what is pinned.
+    pub pinned_bytes: Gauge,
     /// Bytes written to the store's files.
     pub disk_written_bytes: Counter,
     /// NARs evicted to make room.
@@ -177,6 +179,7 @@ impl Metrics {
             fills_failed: Counter::default(),
             store_bytes: Gauge::default(),
             store_budget_bytes: Gauge::default(),
+            pinned_bytes: Gauge::default(),
             disk_written_bytes: Counter::default(),
             evicted: Counter::default(),
             corrupt: Counter::default(),
@@ -269,6 +272,8 @@ impl Metrics {
         to.register_with_unit("store", help, bytes.clone(), self.store_bytes.clone());
         let help = "What stored rows may take";
         to.register_with_unit("store_budget", help, bytes.clone(), self.store_budget_bytes.clone());
+        let help = "Bytes of stored rows that are pinned";
+        to.register_with_unit("pinned", help, bytes.clone(), self.pinned_bytes.clone());
         let help = "What was written to the store's files";
         to.register_with_unit("disk_written", help, bytes, self.disk_written_bytes.clone());
         to.register("evicted", "NARs evicted to make room", self.evicted.clone());
@@ -348,6 +353,7 @@ mod tests {
             "snowberry_request_seconds_count{kind=\"Nar\"} 1",
             "snowberry_store_bytes 0",
             "snowberry_store_budget_bytes 0",
+            "snowberry_pinned_bytes 0",
             "snowberry_disk_written_bytes_total 0",
             "snowberry_upstream_up{upstream=\"https://cache.example\"} 1",
             "snowberry_evicted_total 0",

@@ -16,18 +16,20 @@ use world::parts;
 const DATE: &str = "1700000000";
 
 /// What the package brings.
-const UNITS: [&str; 6] = [
+const UNITS: [&str; 8] = [
     "snowberry.service",
     "snowberry.socket",
     "snowberry-tls.socket",
     "snowberry-forward.service",
     "snowberry-forward.socket",
     "snowberry-forward.path",
+    "snowberry-prefetch@.service",
+    "snowberry-prefetch@.timer",
 ];
 
 /// What systemd says of them then; a service that only its socket starts is never enabled by itself.
-const NOT_ENABLED: [&str; 6] =
-    ["disabled", "disabled", "disabled", "indirect", "disabled", "disabled"];
+const NOT_ENABLED: [&str; 8] =
+    ["disabled", "disabled", "disabled", "indirect", "disabled", "disabled", "static", "disabled"];
 
 /// The package as revision 1 and as revision 2, which differs in nothing else.
 struct Packages {

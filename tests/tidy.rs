@@ -20,12 +20,12 @@ use tidied::{Source, files, house, name_of, sources, top};
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 23] = [
+const MAY_USE: [(&str, &[&str]); 24] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
-    ("upstream", &["nix", "units", "metrics", "ciphers"]),
-    ("cache", &["nix", "store", "upstream", "units", "metrics"]),
-    ("push", &["nix", "store", "upstream", "cache", "durable", "units", "metrics"]),
+    ("upstream", &["nix", "units", "metrics", "ciphers", "limit"]),
+    ("cache", &["nix", "store", "upstream", "units", "metrics", "limit"]),
+    ("push", &["nix", "store", "upstream", "cache", "durable", "units", "metrics", "limit"]),
     (
         "http",
         &["nix", "cache", "push", "durable", "units", "metrics", "ciphers", "pinned", "appliance"],
@@ -35,6 +35,7 @@ const MAY_USE: [(&str, &[&str]); 23] = [
     ("durable", &[]),
     ("pinned", &["ciphers"]),
     ("units", &[]),
+    ("limit", &[]),
     ("metrics", &[]),
     ("systemd", &[]),
     ("mdns", &["nix", "units"]),

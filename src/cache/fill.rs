@@ -2,19 +2,21 @@
 //! goes on without them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::ingest::Ingested;
+use super::permits::{self, Permit};
 use super::sources::{Source, Sources};
 use super::stream::{Follower, NarStream};
 use super::transfer::{self, Failure, Sink};
-use super::{Inner, NarAnswer, locked, permits, through};
+use super::{Inner, NarAnswer, locked, through};
+use crate::limit::Limit;
 use crate::nix::{NarInfo, NarName};
 use crate::store::{self, Finished, Growing, HeldNar, NarWriter, Origin};
 
@@ -25,6 +27,9 @@ const FILLS_MAX: usize = 256;
 /// one source after the other): Nix's own patience is 300 s, but a person's is not. 1 s below the
 /// 30 s that we promise ourselves, for the way to the client.
 const START_WAIT: Duration = Duration::from_secs(29);
+
+/// How often one that is only brought looks for memory that nobody else wants: it has time.
+const SPARE_LOOK: Duration = Duration::from_millis(200);
 
 /// Sources that are tried for one fill before it is given up.
 const ATTEMPTS_MAX: usize = 6;
@@ -45,6 +50,8 @@ pub(super) enum Phase {
     NoRoom,
     /// It cannot be had now.
     Failed,
+    /// Nobody waited for it, and others waited for its memory.
+    GivenUp,
 }
 
 impl Phase {
@@ -59,12 +66,34 @@ impl Phase {
 pub(super) struct Fill {
     phase: watch::Receiver<Phase>,
     followers: Arc<AtomicUsize>,
+    backers: Arc<AtomicUsize>,
+}
+
+/// A NAR that is brought in the background: it makes way for what clients ask.
+pub(super) struct Brought {
+    pub(super) phase: watch::Receiver<Phase>,
+    _backer: Follower,
+}
+
+/// How it is brought.
+#[derive(Clone, Default)]
+pub(super) struct Bringing {
+    /// No faster than this, while no client wants it.
+    pub(super) limit: Option<Arc<Limit>>,
+    /// Bytes that came of it.
+    pub(super) came_bytes: Arc<AtomicU64>,
+}
+
+/// Brings this NAR, unless it is on its way already; `None` when too many are.
+pub(super) fn bring(inner: &Arc<Inner>, name: NarName, bringing: Bringing) -> Option<Brought> {
+    let fill = join(inner, name, Some(bringing))?;
+    Some(Brought { phase: fill.phase, _backer: Follower::new(fill.backers) })
 }
 
 /// Follows the fill of this NAR, which begins now unless it runs already.
 pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
     let deadline = Instant::now() + START_WAIT;
-    let Some(fill) = join(inner, name) else { return NarAnswer::Absent };
+    let Some(fill) = join(inner, name, None) else { return NarAnswer::Absent };
     let follower = Follower::new(fill.followers);
     let mut phase = fill.phase;
     let begun = timeout_at(deadline, phase.wait_for(|phase| !matches!(phase, Phase::Starting)));
@@ -76,12 +105,12 @@ pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
         Phase::Growing(growing) => NarAnswer::Filling(NarStream::follow(growing, phase, follower)),
         Phase::Held(held) => NarAnswer::Filled(held),
         Phase::NoRoom => through::fetch(inner, name, deadline).await,
-        Phase::Starting | Phase::Failed => NarAnswer::Absent,
+        Phase::Starting | Phase::Failed | Phase::GivenUp => NarAnswer::Absent,
     }
 }
 
 /// The fill of this NAR; `None` when too many are in flight.
-fn join(inner: &Arc<Inner>, name: NarName) -> Option<Fill> {
+fn join(inner: &Arc<Inner>, name: NarName, bringing: Option<Bringing>) -> Option<Fill> {
     let mut fills = locked(&inner.fills);
     if let Some(fill) = fills.get(&name.nar_hash) {
         return Some(fill.clone());
@@ -90,11 +119,11 @@ fn join(inner: &Arc<Inner>, name: NarName) -> Option<Fill> {
         return None;
     }
     let (told, phase) = watch::channel(Phase::Starting);
-    let followers = Arc::default();
-    let fill = Fill { phase, followers: Arc::clone(&followers) };
+    let (followers, backers) = <(Arc<_>, Arc<_>)>::default();
+    let fill = Fill { phase, followers: Arc::clone(&followers), backers: Arc::clone(&backers) };
     fills.insert(name.nar_hash, fill.clone());
     drop(fills);
-    let filling = Filling { inner: Arc::clone(inner), name, told, followers };
+    let filling = Filling { inner: Arc::clone(inner), name, told, followers, backers, bringing };
     inner.tasks.spawn(async move {
         let closing = filling.inner.closing.clone();
         let ended = closing.run_until_cancelled(Box::pin(filling.run())).await;
@@ -113,9 +142,29 @@ struct Filling {
     name: NarName,
     told: watch::Sender<Phase>,
     followers: Arc<AtomicUsize>,
+    backers: Arc<AtomicUsize>,
+    /// How it is brought, when it was begun in the background.
+    bringing: Option<Bringing>,
 }
 
 impl Filling {
+    /// Whether it is only brought: no client waits for it.
+    fn is_in_background(&self) -> bool {
+        self.backers.load(Ordering::Relaxed) > 0 && self.followers.load(Ordering::Relaxed) == 0
+    }
+
+    /// Memory to unpack it. In the background only what nobody else wants, however long that takes.
+    async fn permit(&self, cost_bytes: u64) -> Option<Permit> {
+        let permits = &self.inner.permits;
+        while self.is_in_background() && permits::could_ever(cost_bytes) {
+            if let Some(permit) = permits.take_spare(cost_bytes) {
+                return Some(permit);
+            }
+            sleep(SPARE_LOOK).await;
+        }
+        permits.take(cost_bytes).await
+    }
+
     /// Says how it ended. Those who follow the rows learn it from the store.
     fn leave(self, ended: Phase) {
         let told = self.told.clone();
@@ -134,6 +183,10 @@ impl Filling {
             return Phase::NoRoom;
         }
         let mut sources = Sources::new(Arc::clone(inner), *name).await;
+        sources.throttle = self
+            .bringing
+            .clone()
+            .map(|bringing| Throttle { bringing, followers: Arc::clone(&self.followers) });
         for _ in 0..ATTEMPTS_MAX {
             let Some(source) = sources.next().await else {
                 sources.give_up().await;
@@ -144,6 +197,7 @@ impl Filling {
                 Attempt::NoRoom => return Phase::NoRoom,
                 Attempt::Next => {}
                 Attempt::Over => return Phase::Failed,
+                Attempt::GivenUp => return Phase::GivenUp,
             }
         }
         Phase::Failed
@@ -159,7 +213,7 @@ impl Filling {
         let Some(opened) = sources.open(source.clone()).await else { return Attempt::Next };
         let form = transfer::form_of(inner, *name, &opened);
         let cost = permits::cost_bytes(opened.codec, form, opened.source.narinfo.nar_size);
-        let Some(permit) = inner.permits.take(cost).await else {
+        let Some(permit) = self.permit(cost).await else {
             info!(nar = %name, cost, "no memory to unpack a NAR");
             return Attempt::Over;
         };
@@ -197,9 +251,10 @@ impl Filling {
             Failure::Cut | Failure::Wrong | Failure::Untaken | Failure::GivenUp => {}
         }
         match failure {
+            Failure::GivenUp => Attempt::GivenUp,
             _ if grows => Attempt::Over,
             Failure::NoRoom => Attempt::NoRoom,
-            Failure::Untaken | Failure::GivenUp => Attempt::Over,
+            Failure::Untaken => Attempt::Over,
             Failure::Cut | Failure::Wrong | Failure::Unkeepable => Attempt::Next,
         }
     }
@@ -223,6 +278,28 @@ enum Attempt {
     NoRoom,
     Next,
     Over,
+    GivenUp,
+}
+
+/// Holds a transfer to the pace at which it is brought, as long as no client waits for it.
+pub(super) struct Throttle {
+    bringing: Bringing,
+    followers: Arc<AtomicUsize>,
+}
+
+impl Throttle {
+    /// Returns when these bytes, which came, may be passed on.
+    pub(super) async fn pass(&self, len_bytes: usize) {
+        let len = u64::try_from(len_bytes).unwrap_or(u64::MAX);
+        self.bringing.came_bytes.fetch_add(len, Ordering::Relaxed);
+        let Some(limit) = &self.bringing.limit else { return };
+        let mut left = len;
+        while left > 0 && self.followers.load(Ordering::Relaxed) == 0 {
+            let piece = left.min(limit.piece_len_max());
+            limit.wait(usize::try_from(piece).unwrap_or(usize::MAX)).await;
+            left -= piece;
+        }
+    }
 }
 
 /// The store as a sink.

@@ -4,7 +4,8 @@
 //! trusts as [`trust`] says; [`prefetch`] asks ahead. A NAR: held, or a [`fill`], which finds
 //! [`sources`] and moves one of them ([`transfer`], [`stall`]) through the [`ingest`] under a
 //! permit ([`permits`]) into the store; with no room, [`through`]; under an uploader's name,
-//! [`alias`]. The rest: [`documents`], [`pushed`], what the write side needs of us, and [`greet`],
+//! [`alias`]. Whole [`closure`]s are brought ([`bring`]) where people say so, and [`pins`] stay. The
+//! rest: [`documents`], [`pushed`], what the write side needs of us, and [`greet`],
 //! the first contact with each upstream.
 
 use std::collections::HashMap;
@@ -36,6 +37,11 @@ mod alias;
 mod documents;
 mod pushed;
 mod greet;
+mod errand;
+mod closure;
+mod bring;
+mod pins;
+mod outs;
 pub(crate) mod ingest;
 
 #[cfg(test)]
@@ -47,6 +53,10 @@ use prefetch::Prefetch;
 use stall::{PATIENCE, Patience};
 
 pub use alias::AliasAnswer;
+pub use errand::{Errand, Lack, Step, Why};
+pub use outs::{Evicted, EvictedPath, OutShown};
+pub(crate) use pins::KEPT_PERCENT;
+pub use pins::{Fetched, PinMade, PinShown};
 pub use stream::{Cut, NarStream};
 
 pub(crate) use pushed::Unpacking;
@@ -127,6 +137,7 @@ struct Inner {
     fills: Mutex<HashMap<NarHash, fill::Fill>>,
     permits: Permits,
     through: Arc<Semaphore>,
+    brought: Semaphore,
     packed: Arc<Semaphore>,
     ingest: ingest::Ingest,
     patience: Patience,
@@ -161,6 +172,7 @@ impl Cache {
     pub fn new(config: Config, store: Store, upstreams: Vec<Upstream>, metrics: Metrics) -> Self {
         let cache = Self::patient(config, store, upstreams, metrics, PATIENCE);
         greet::all(&cache.inner);
+        pins::keep(&cache.inner);
         cache
     }
 
@@ -184,6 +196,7 @@ impl Cache {
             fills: Mutex::default(),
             permits: Permits::new(config.codec_memory_bytes),
             through: Arc::new(Semaphore::new(through::THROUGH_MAX)),
+            brought: Semaphore::new(bring::BROUGHT_MAX),
             packed: Arc::new(Semaphore::new(alias::PACKED_MAX)),
             ingest: ingest::Ingest::new(tasks.clone()),
             patience,
@@ -258,6 +271,11 @@ impl Cache {
     /// Keeps these figures with the store.
     pub fn keep_history(&self, history: Arc<dyn StoreHistory>) {
         self.inner.store.keep_history(history);
+    }
+
+    /// Bytes of what may not be evicted: pinned, waiting to be pushed or for its narinfo.
+    pub fn kept_back_bytes(&self) -> u64 {
+        self.inner.store.kept_back_bytes()
     }
 
     /// The upstreams and how they are, in order.

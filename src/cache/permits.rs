@@ -69,6 +69,16 @@ impl Permits {
         Some(Permit { held: held.ok()?.ok()?, _of_uploads: None })
     }
 
+    /// A share that nobody else wants now, at once or not at all.
+    pub(super) fn take_spare(&self, bytes: u64) -> Option<Permit> {
+        if self.are_wanted() {
+            return None;
+        }
+        let wanted = units(bytes).min(self.units_all);
+        let held = Arc::clone(&self.units).try_acquire_many_owned(wanted).ok()?;
+        Some(Permit { held, _of_uploads: None })
+    }
+
     /// The same for an upload, within the part of the budget that uploads may have, and with more
     /// patience: an old client whose upload is refused cannot try again.
     pub(super) async fn take_for_upload(&self, bytes: u64) -> Option<Permit> {
@@ -106,6 +116,11 @@ impl Permits {
     pub(super) fn are_wanted(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
+}
+
+/// Whether so much is given at all.
+pub(super) const fn could_ever(bytes: u64) -> bool {
+    bytes <= ALONE_BYTES_MAX
 }
 
 /// Counts one that waits, also when its waiting is cancelled.
@@ -219,6 +234,22 @@ mod tests {
         assert!(permits.take(9 * MIB).await.is_none());
         drop(big);
         assert!(permits.take(48 * MIB).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_spare_is_taken_only_while_nobody_waits() {
+        let permits = Permits::new(48 * MIB);
+        let spare = permits.take_spare(40 * MIB);
+        assert!(spare.is_some());
+        assert!(permits.take_spare(40 * MIB).is_none());
+        let client = permits.take(40 * MIB);
+        tokio::pin!(client);
+        assert!(futures_util::poll!(&mut client).is_pending());
+        assert!(permits.take_spare(MIB).is_none(), "a client waits");
+        drop(spare);
+        assert!(client.await.is_some());
+        assert!(permits.take_spare(MIB).is_some());
+        assert!(could_ever(160 * MIB) && !could_ever(161 * MIB));
     }
 
     #[tokio::test(start_paused = true)]

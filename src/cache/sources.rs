@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::ask::Said;
+use super::fill::Throttle;
 use super::ingest::{Codec, SNIFF_LEN, sniff};
 use super::{Inner, narinfo};
 use crate::nix::{NarInfo, NarName};
@@ -60,6 +61,8 @@ pub(super) struct Sources {
     in_trouble: bool,
     /// Whether an upstream has the path with another NAR.
     other_nar: bool,
+    /// How fast it may come.
+    pub(super) throttle: Option<Throttle>,
 }
 
 impl Sources {
@@ -75,6 +78,7 @@ impl Sources {
             known: false,
             in_trouble: false,
             other_nar: false,
+            throttle: None,
         };
         if let Ok(Some((stored, _))) = sources.inner.store.lookup(name.key).await {
             sources.known = true;

@@ -62,7 +62,13 @@ impl NarStream {
                 // Who has the last byte finds the NAR held, and its file hash in the narinfo.
                 Ok(None) => match phase.wait_for(|phase| !phase.is_under_way()).await.as_deref() {
                     Ok(Phase::Held(_)) => From::Ended,
-                    Ok(Phase::Starting | Phase::Growing(_) | Phase::NoRoom | Phase::Failed)
+                    Ok(
+                        Phase::Starting
+                        | Phase::Growing(_)
+                        | Phase::NoRoom
+                        | Phase::Failed
+                        | Phase::GivenUp,
+                    )
                     | Err(_) => From::Broken,
                 },
                 Err(_) => From::Broken,

@@ -165,6 +165,9 @@ impl Feeding<'_> {
     ) -> Option<Option<Opened>> {
         let Opened { mut source, head, body, mut etag, .. } = opened;
         let mut offset = u64::try_from(head.len()).unwrap_or(u64::MAX);
+        if let Some(throttle) = &self.sources.throttle {
+            throttle.pass(head.len()).await;
+        }
         if !head.is_empty() && feed.send(Feed::Bytes(head)).await.is_err() {
             return None;
         }
@@ -183,6 +186,9 @@ impl Feeding<'_> {
                 Ok(Ok(Some(bytes))) => {
                     let len = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
                     offset = offset.saturating_add(len);
+                    if let Some(throttle) = &self.sources.throttle {
+                        throttle.pass(bytes.len()).await;
+                    }
                     let fast_enough = pace.came(len, began.elapsed());
                     if feed.send(Feed::Bytes(bytes)).await.is_err() {
                         return None;

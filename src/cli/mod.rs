@@ -8,6 +8,8 @@ mod check;
 mod clients;
 mod demo;
 mod doctor;
+mod errand;
+mod evict;
 mod exchange;
 mod find;
 mod first_boot;
@@ -21,6 +23,8 @@ mod man;
 mod out;
 mod paths;
 mod progress;
+mod pin;
+mod prefetch;
 mod reload;
 mod push;
 mod serve;
@@ -136,6 +140,23 @@ enum Command {
     /// Say what is wrong and what to do about it, without starting.
     #[command(after_help = CONFIG_HELP)]
     Check(check::CheckArgs),
+    /// Keep closures in the running cache, whatever else comes.
+    ///
+    /// Fetches what it lacks of them first.
+    #[command(after_help = pin::PIN_EXAMPLES)]
+    Pin(pin::PinArgs),
+    /// Let a pinned closure go when room is needed.
+    #[command(after_help = pin::UNPIN_EXAMPLES)]
+    Unpin(pin::UnpinArgs),
+    /// Show what is pinned, and what it takes.
+    #[command(after_help = pin::PINS_EXAMPLES)]
+    Pins(pin::PinsArgs),
+    /// Let the running cache fetch closures before anybody asks for them.
+    #[command(after_help = prefetch::EXAMPLES)]
+    Prefetch(prefetch::PrefetchArgs),
+    /// Make room in the running cache, or see what would go next.
+    #[command(after_help = evict::EXAMPLES)]
+    Evict(evict::EvictArgs),
     /// Ask a running cache how it is.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(status::StatusArgs),
@@ -271,6 +292,11 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Forward(config) => forward::run(&config),
         Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Pin(args) => pin::pin(&args),
+        Command::Unpin(args) => pin::unpin(&args),
+        Command::Pins(args) => pin::pins(&args),
+        Command::Prefetch(args) => prefetch::run(&args),
+        Command::Evict(args) => evict::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Reload(config) => reload::run(&config),
         Command::Find(args) => find::run(&args),

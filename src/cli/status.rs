@@ -6,15 +6,20 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
+use hyper::Method;
 use serde_json::Value;
 
-use super::{ConfigArgs, Ended, clients, exchange, out};
+use super::admin::{self, Reach};
+use super::{ConfigArgs, Ended, clients, errand, evict, exchange, out};
 use crate::config::{self, Config};
 use crate::daemon;
 use crate::units::ByteSize;
 
 /// A cache on the same network that takes longer is not well, and that is an answer too.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
+
+/// NARs that go next which are shown: `evict --dry-run` lists more.
+const NEXT_OUT: usize = 5;
 
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
@@ -58,8 +63,21 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Ended> {
     } else {
         let value: Value = serde_json::from_slice(&answer).context("read the answer")?;
         out::bytes(text(&value).as_bytes())?;
+        if args.url.is_none() {
+            out::bytes(next_out(&args.config.load()?).as_bytes())?;
+        }
     }
     Ok(Ended::Well)
+}
+
+/// What goes next when room is needed, for those who may ask; nothing for others.
+fn next_out(config: &Config) -> String {
+    let target = format!("/next-out?count={NEXT_OUT}");
+    let answer = admin::command(config, Reach::Machine, Method::GET, &target);
+    let Ok(answer) = answer else { return String::new() };
+    let next = errand::list(&answer, "next");
+    let lines = next.iter().map(|gone| format!("{:<12}{}\n", "goes next", evict::told(gone)));
+    lines.collect()
 }
 
 /// Host and port of `http://HOST[:PORT][/]`.
@@ -107,6 +125,8 @@ fn text(status: &Value) -> String {
     let held = number("/store/nars").zip(number("/store/narinfos"));
     line("held", held.map(|(nars, narinfos)| format!("{nars} NARs, {narinfos} narinfos")));
     line("full", at("/store/days_to_full").and_then(full));
+    let pins = number("/store/pins").filter(|pins| *pins > 0).zip(bytes("/store/pinned_bytes"));
+    line("pinned", pins.map(|(pins, bytes)| format!("{bytes} by {}", errand::count(pins, "pin"))));
     line("written", bytes("/store/written_bytes"));
     let traffic = number("/traffic/hits").zip(number("/traffic/misses"));
     let traffic = traffic.zip(number("/traffic/absent"));

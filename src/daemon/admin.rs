@@ -7,13 +7,14 @@ use std::sync::Arc;
 use tracing::{info, warn};
 
 use super::reload::Reloader;
+use crate::cache::Cache;
 use crate::http::{Admin, AdminSocket, Clients};
 use crate::push::Push;
 
 /// Opens it. Without it the cache goes on: it serves clients, and only commands miss it.
 pub(super) fn open(
     path: &Path,
-    (push, clients): (&Push, Clients),
+    (cache, push, clients): (&Cache, &Push, Clients),
     reloader: &Arc<Reloader>,
 ) -> Option<(AdminSocket, Arc<Admin>)> {
     let socket = match AdminSocket::bind(path.to_path_buf()) {
@@ -27,6 +28,7 @@ pub(super) fn open(
     info!(path = %path.display(), "admin socket");
     let (of_keys, of_all) = (Arc::clone(reloader), Arc::clone(reloader));
     let admin = Admin {
+        cache: cache.clone(),
         push: push.clone(),
         clients,
         reload_keys: Box::new(move || of_keys.reload_keys()),

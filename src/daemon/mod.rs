@@ -138,7 +138,7 @@ pub async fn run(
     let parts = Parts::new(&cache, &push, &public_keys, &metrics);
     let reloader = Arc::new(Reloader::new(given.reread, parts, (config.clone(), upstreams)));
     let clients = Clients::default();
-    let admin = admin::open(&config.admin.socket, (&push, clients.clone()), &reloader);
+    let admin = admin::open(&config.admin.socket, (&cache, &push, clients.clone()), &reloader);
     let site = Site {
         cache: cache.clone(),
         push: push.clone(),

@@ -2,7 +2,8 @@
 //! route of the network leads here.
 //!
 //! `GET /queue`, `GET /clients`, `POST /retry`, `POST /forget?target=URL[&lost=true]`,
-//! `POST /keys/reload`, `POST /reload`, and what `admin_waiting.rs` answers. Answers are JSON; what
+//! `POST /keys/reload`, `POST /reload`, and what
+//! `admin_waiting.rs`, `admin_pins.rs` and `admin_evict.rs` answer. Answers are JSON; what
 //! cannot be done is an object with an `error`.
 
 use std::convert::Infallible;
@@ -29,9 +30,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::admin_waiting;
 use super::clients::Clients;
 use super::reply::{Media, Reply};
+use super::{admin_evict, admin_pins, admin_waiting};
+use crate::cache::Cache;
 use crate::metrics::Counter;
 use crate::nix::PublicKey;
 use crate::push::{Push, TargetState, TargetStatus};
@@ -69,6 +71,8 @@ const WAITING: &str = "/waiting/";
 
 /// What the commands work on.
 pub struct Admin {
+    /// The read side, which has the store.
+    pub cache: Cache,
     /// The write side.
     pub push: Push,
     /// Who asked, and what for.
@@ -195,7 +199,6 @@ async fn talk(stream: UnixStream, admin: Arc<Admin>) {
 }
 
 /// What came with a command, as text; or what to answer.
-#[allow(dead_code, reason = "for the commands that take paths, which come next")]
 pub(super) async fn sent(body: Incoming) -> Result<String, Reply> {
     let Ok(sent) = Limited::new(body, SENT_LEN_MAX).collect().await else {
         return Err(failed("more came than the largest closure has"));
@@ -204,7 +207,7 @@ pub(super) async fn sent(body: Incoming) -> Result<String, Reply> {
 }
 
 async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Reply {
-    let query = request.uri().query().unwrap_or_default();
+    let query = request.uri().query().unwrap_or_default().to_owned();
     match (request.method(), request.uri().path()) {
         (&Method::GET, "/queue") => done(&queue(&admin.push.status())),
         (&Method::GET, "/clients") => done(&json!(admin.clients.shown(Instant::now()))),
@@ -213,12 +216,22 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Reply {
             info!("told to try every push target again");
             done(&json!({"retried": true}))
         }
-        (&Method::POST, "/forget") => forget(&admin.push, query).await,
+        (&Method::POST, "/forget") => forget(&admin.push, &query).await,
         (&Method::POST, "/keys/reload") => reload_keys(admin).await,
         (&Method::POST, "/reload") => reload(admin).await,
+        (&Method::GET, "/pins") => admin_pins::pins(&admin.cache).await,
+        (&Method::POST, "/pin") => admin_pins::pin(&admin.cache, &query, request.into_body()).await,
+        (&Method::POST, "/unpin") => admin_pins::unpin(&admin.cache, &query).await,
+        (&Method::POST, "/prefetch") => {
+            admin_pins::prefetch(&admin.cache, &query, request.into_body()).await
+        }
+        (&Method::GET, "/next-out") => admin_evict::next_out(&admin.cache, &query).await,
+        (&Method::POST, "/evict") => {
+            admin_evict::evict(&admin.cache, &query, request.into_body()).await
+        }
         (&Method::GET, path) if path.starts_with(WAITING) => {
             let path = path.strip_prefix(WAITING).unwrap_or_default();
-            admin_waiting::answer(&admin.push.waiting(), path, query).await
+            admin_waiting::answer(&admin.push.waiting(), path, &query).await
         }
         _ => Reply::Absent,
     }

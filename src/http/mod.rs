@@ -42,7 +42,8 @@ mod refusal;
 mod body;
 mod admin;
 mod admin_waiting;
-#[allow(dead_code, reason = "its first command comes with the next commits")]
+mod admin_pins;
+mod admin_evict;
 mod long;
 pub mod tls;
 

@@ -132,6 +132,7 @@ const fn of_upload(why: &push::Refusal) -> StatusCode {
         | push::Refusal::NoNar(_)
         | push::Refusal::StoreDir(_) => StatusCode::CONFLICT,
         push::Refusal::Full { .. }
+        | push::Refusal::FullOfPins { .. }
         | push::Refusal::NoRoom
         | push::Refusal::Unbound(_)
         | push::Refusal::TooLong { .. } => StatusCode::PAYLOAD_TOO_LARGE,

@@ -15,9 +15,10 @@ use tracing::{info, warn};
 
 use super::carry::{Carrier, Failed};
 use super::{Inner, now_s};
+use crate::limit::Limit;
 use crate::nix::{CacheInfo, FileHash, NarHash, NarName, StorePath, UploadName};
 use crate::store::{self, HeldNar, Queued};
-use crate::upstream::{self, Limit, Object, ObjectHead, Source};
+use crate::upstream::{self, Object, ObjectHead, Source};
 
 /// A NAR's media type, as Nix sends it.
 const NAR_TYPE: &str = "application/x-nix-nar";

@@ -13,10 +13,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
+use crate::limit::Limit;
 use crate::metrics::Metrics;
 use crate::nix::{SecretKey, StoreDir};
 use crate::store::Store;
-use crate::upstream::{Limit, Upstream};
+use crate::upstream::Upstream;
 
 use upstreams::Upstreams;
 

@@ -38,6 +38,20 @@ pub enum Refusal {
         /// The store's budget.
         budget: ByteSize,
     },
+    /// The same, beside what is pinned.
+    #[error(
+        "there is no room to keep this upload safe beside {pinned} that are pinned: this needs \
+         {wanted}, and four fifths of the budget of {budget} are all that may be pinned and wait. \
+         Unpin something on the cache (`snowberry pins`) or raise store.budget"
+    )]
+    FullOfPins {
+        /// Bytes that are pinned.
+        pinned: ByteSize,
+        /// Bytes of this one.
+        wanted: ByteSize,
+        /// The store's budget.
+        budget: ByteSize,
+    },
     /// Eviction made no room.
     #[error("the disk of this cache is full and nothing on it may be evicted: make room there")]
     NoRoom,

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::{Push, Refusal, now_s};
-use crate::cache::Unpacking;
 use crate::cache::ingest::{self, Feed, Ingested, NarLen, SNIFF_LEN};
+use crate::cache::{KEPT_PERCENT, Unpacking};
 use crate::nix::nar::NarError;
 use crate::nix::{Compression, UploadName};
 use crate::store::{Alias, Finished, NarWriter, Origin, Reservation};
@@ -136,7 +136,7 @@ impl Push {
         if unbound >= UNBOUND_MAX {
             return Err(Refusal::Unbound(unbound));
         }
-        let kept_back = inner.store.kept_back_bytes();
+        let kept_back = inner.store.waiting_bytes();
         let under_way = uploads.under_way_bytes.load(Ordering::Relaxed);
         let budget = inner.store.figures().budget_bytes;
         let all = kept_back.saturating_add(under_way).saturating_add(wanted_bytes);
@@ -144,6 +144,15 @@ impl Push {
             return Err(Refusal::Full {
                 kept_back: ByteSize(kept_back),
                 under_way: ByteSize(under_way),
+                wanted: ByteSize(wanted_bytes),
+                budget: ByteSize(budget),
+            });
+        }
+        let pinned_too = inner.store.kept_back_bytes();
+        let all = pinned_too.saturating_add(under_way).saturating_add(wanted_bytes);
+        if all > budget / 100 * KEPT_PERCENT {
+            return Err(Refusal::FullOfPins {
+                pinned: ByteSize(inner.store.figures().pinned_bytes),
                 wanted: ByteSize(wanted_bytes),
                 budget: ByteSize(budget),
             });

@@ -9,6 +9,7 @@ use redb::WriteTransaction;
 
 use super::command::Reply;
 use super::keys::{AliasKey, SmallKey};
+use super::pin_care::{PinOp, PinSaid};
 use super::queue_care::Forgetting;
 use super::records::Small;
 use super::tables::Fault;
@@ -38,6 +39,8 @@ pub(super) enum PushOp {
     Forget { target: String, only_lost: bool, at: Forgetting, reply: Reply<u64> },
     /// Uploads that nobody bound are to be forgotten.
     Sweep { before_s: u64, reply: Reply<u64> },
+    /// Something is to be done about a pin.
+    Pin(PinOp),
 }
 
 /// What is said and done once the transaction is durable.
@@ -55,12 +58,14 @@ pub(super) enum Pushed {
         count: u64,
         reply: Reply<u64>,
     },
+    Pin(PinSaid),
 }
 
 impl PushOp {
     pub(super) fn refuse(self, error: Error) {
         match self {
             Self::Upload { .. } => {}
+            Self::Pin(op) => op.refuse(error),
             Self::Accept { reply, .. }
             | Self::Document { reply, .. }
             | Self::Lost { reply, .. } => {
@@ -83,7 +88,8 @@ impl PushOp {
             Self::Document { .. }
             | Self::Lost { .. }
             | Self::Forget { .. }
-            | Self::Sweep { .. } => None,
+            | Self::Sweep { .. }
+            | Self::Pin(_) => None,
         }
     }
 }
@@ -147,6 +153,7 @@ impl Writer {
                 self.forget_in(txn, &target, only_lost, &mut at)?;
                 Ok(Pushed::Forgot(PushOp::Forget { target, only_lost, at, reply }))
             }
+            PushOp::Pin(op) => Ok(Pushed::Pin(self.pin_in(txn, op)?)),
             PushOp::Sweep { before_s, reply } => {
                 let (count, pathless) = self.sweep_in(txn, before_s)?;
                 Ok(Pushed::Swept { pathless, count, reply })
@@ -175,11 +182,8 @@ impl Writer {
         if let Some(name) = upload {
             self.bind_in(txn, alias_key(*name), nar_hash)?;
         }
-        if let Some((id, record)) = self.held_in(txn, nar_hash)? {
-            let is_kept = self.keeps(txn, nar_hash)?;
-            let origin = if is_kept { Origin::Kept } else { stored.origin.min(Origin::Ours) };
-            self.set_origin(txn, id, record, origin)?;
-        }
+        let origin = stored.origin.min(Origin::Ours);
+        self.settle_as(txn, nar_hash, |_| origin)?;
         Ok(Ok(()))
     }
 
@@ -206,6 +210,7 @@ impl Writer {
         for pushed in pushed {
             match pushed {
                 Pushed::Told(reply, result) => drop(reply.send(result)),
+                Pushed::Pin(said) => said.tell(),
                 Pushed::Uploaded { key, alias, nar } => {
                     let mut overlay = lock(&self.session.overlay);
                     // A later one of the same name stays until its turn.

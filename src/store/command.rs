@@ -12,7 +12,7 @@ use super::nar::{HeldNar, Place};
 use super::room::Room;
 use super::session::Session;
 use super::small::IndexOp;
-use super::{Error, Finished};
+use super::{Error, Finished, Gone, Out};
 use crate::nix::NarHash;
 
 /// What a command's caller is told.
@@ -48,6 +48,10 @@ pub(super) enum Act {
     Damaged { place: Place, nar_hash: NarHash },
     /// A NAR has to go.
     Withdraw { nar_hash: NarHash, reply: Reply<()> },
+    /// What goes next has to go, until no more than so much is used.
+    EvictTo { to_bytes: u64, reply: Reply<Vec<Out>> },
+    /// A NAR has to go, unless it is kept.
+    EvictNar { nar_hash: NarHash, reply: Reply<Gone> },
     /// A reader met a damaged row of the index.
     Mend,
     /// The last reader of a doomed NAR left.
@@ -66,6 +70,8 @@ impl Act {
                 drop(reply.send(Err(error)));
             }
             Self::Room { reply, .. } => drop(reply.send(Err(error))),
+            Self::EvictTo { reply, .. } => drop(reply.send(Err(error))),
+            Self::EvictNar { reply, .. } => drop(reply.send(Err(error))),
             Self::Finish { reply, .. } => drop(reply.send(Err(error))),
             Self::Row { .. }
             | Self::Abandon(_)

@@ -9,13 +9,14 @@ use super::command::Reply;
 use super::index::Index;
 use super::kept::KEPT_FROM;
 use super::keys::{id_of_key, nar_use_key};
+use super::outs::out;
 use super::records::{NarRecord, number, record, record_in};
 use super::removal::{Removal, takes_of};
 use super::room::Room;
 use super::session::{Session, Used};
 use super::tables::{DOOMED, Fault, NAR, NAR_HASH, NAR_USE};
 use super::writer::{Durable, Writer};
-use super::{Error, Origin, lock};
+use super::{Error, Gone, Origin, Out, lock};
 use crate::nix::NarHash;
 
 /// NARs doomed in one transaction.
@@ -37,6 +38,7 @@ impl Writer {
             || !self.sweeps.is_empty()
             || self.is_mend_due()
             || self.ready_segment().is_some()
+            || self.has_pin_work()
             || (self.session.space.excess() > 0 && !self.is_stuck())
     }
 
@@ -55,6 +57,8 @@ impl Writer {
             self.give_room();
         } else if !self.room.is_empty() || (self.session.space.excess() > 0 && !self.is_stuck()) {
             self.evict_slice()?;
+        } else if self.has_pin_work() {
+            self.pin_slice()?;
         } else if let Some((segment, from)) = self.sweeps.pop_front() {
             self.sweep_slice(segment, from)?;
         } else if let Some((segment, from, end)) = self.searches.pop_front() {
@@ -139,12 +143,62 @@ impl Writer {
         Ok((chosen, !renewed.is_empty()))
     }
 
+    /// Lets a slice of what goes next go for somebody who says so.
+    pub(super) fn evict_to(&mut self, to_bytes: u64) -> Result<Vec<Out>, Fault> {
+        // All of it has to stand in the one order.
+        self.commit_group()?;
+        if self.session.has_uses() {
+            self.commit_index(Durable::No, Self::write_uses)?;
+        }
+        let going: u64 = self
+            .removals
+            .iter()
+            .flat_map(|it| takes_of(&it.left, it.file_size))
+            .map(|it| it.1)
+            .sum();
+        let used = self.session.space.kept_bytes().saturating_sub(going);
+        if used <= to_bytes {
+            return Ok(Vec::new());
+        }
+        let (chosen, _) = self.choose(used - to_bytes)?;
+        self.metered_doom(&chosen)
+    }
+
+    /// Lets a NAR go for somebody who says so.
+    pub(super) fn evict_nar(&mut self, nar_hash: NarHash) -> Result<Gone, Fault> {
+        self.commit_group()?;
+        let found = self.session.sound(held_in(&self.session.index, nar_hash))?;
+        let Some((id, record)) = found.filter(|(_, record)| !record.doomed) else {
+            return Ok(Gone::NotHere);
+        };
+        if record.origin == Origin::Kept {
+            return Ok(Gone::Kept);
+        }
+        lock(&self.session.pins).doom(id);
+        let outs = self.metered_doom(&[(id, record)])?;
+        Ok(outs.into_iter().next().map_or(Gone::NotHere, Gone::Out))
+    }
+
+    fn metered_doom(&mut self, chosen: &[(u64, NarRecord)]) -> Result<Vec<Out>, Fault> {
+        if chosen.is_empty() {
+            return Ok(Vec::new());
+        }
+        let said = |(_, record): &(u64, NarRecord)| out(&self.session, record, record.last_use);
+        let outs = chosen.iter().map(said).collect::<Result<Vec<_>, _>>()?;
+        self.shared.metrics.evicted.inc_by(u64::try_from(chosen.len()).unwrap_or(0));
+        self.doom(chosen)?;
+        Ok(outs)
+    }
+
     /// Nobody is given these NARs any more, not even after a crash; their rows go next.
     pub(super) fn doom(&mut self, chosen: &[(u64, NarRecord)]) -> Result<(), Fault> {
         self.commit_index(Durable::Yes, |writer, txn| {
             for (id, record) in chosen {
                 let gone = doom_in(&writer.session, txn, *id, record)?;
-                writer.uncount_kept(&gone);
+                if lock(&writer.session.kept).pinned.has_nar(*id) {
+                    writer.shared.pins_hurt.send_modify(|count| *count = count.wrapping_add(1));
+                }
+                writer.uncount_kept(*id, &gone);
             }
             writer.totals.nars -= u64::try_from(chosen.len()).unwrap_or(0).min(writer.totals.nars);
             Ok(())

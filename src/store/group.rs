@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redb::WriteTransaction;
 
+use super::accepts::PushOp;
 use super::command::Reply;
 use super::fill::Fill;
 use super::history;
@@ -143,6 +144,9 @@ impl Writer {
         self.land()?;
         self.apply_ops()?;
         self.sync_segment()?;
+        if self.pushes.iter().any(|op| matches!(op, PushOp::Pin(_))) {
+            self.count_pins()?;
+        }
         let group = std::mem::take(&mut self.group);
         let pushes = std::mem::take(&mut self.pushes);
         self.urgent_since = None;
@@ -245,6 +249,9 @@ impl Writer {
                     None => drop(SEGMENT.remove(&txn, &key)?),
                 }
             }
+            if durable == Durable::Yes {
+                self.note_time(&txn, now_s())?;
+            }
             self.totals.use_counter = session.use_counter.load(Ordering::Relaxed);
             META.insert(&txn, META_TOTALS, &self.totals.to_bytes())?;
             Ok(txn.commit()?)
@@ -267,6 +274,11 @@ impl Writer {
             self.session.space.observe(space, self.segments.values().map(peak).sum());
         }
     }
+}
+
+/// What the clock says, for people: nothing here goes by it.
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn insert_nar(txn: &WriteTransaction, nar: &Entry) -> Result<(), Fault> {

@@ -83,9 +83,6 @@ impl Slate {
 }
 
 fn read(txn: &ReadTransaction) -> Result<BTreeMap<String, Bytes>, Fault> {
-    if !FIGURES.is_in(txn)? {
-        return Ok(BTreeMap::new());
-    }
     let (rows, damaged) = FIGURES.scan_sound(txn, &[], ROWS_MAX, |_| true)?;
     if damaged {
         tracing::warn!("some figures of before are damaged, they begin anew");

@@ -1,11 +1,12 @@
-//! What may not be evicted: NARs and narinfos that wait to be carried on, and uploads that wait for
-//! their narinfo. What it comes to is counted in memory.
+//! What may not be evicted: NARs and narinfos that wait to be carried on or are pinned, and uploads
+//! that wait for their narinfo. What it comes to is counted in memory.
 
 use std::collections::{BTreeMap, HashMap};
 
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use super::keys::{AliasKey, SmallKey, id_of_key, key_of_path, nar_use_key, path_key};
+use super::pin_rows::Pinned;
 use super::queue_rows::{self, Row, Target, target_of};
 use super::records::{NarRecord, Small, number, origin_byte, record_in};
 use super::removal::takes_of;
@@ -32,6 +33,8 @@ pub(super) struct Kept {
     pub(super) bytes: u64,
     /// The same of uploads on their way to the index.
     pub(super) coming_bytes: u64,
+    /// What is pinned.
+    pub(super) pinned: Pinned,
     /// The two tables of the queue do not agree, or a row of them is damaged.
     pub(super) is_damaged: bool,
 }
@@ -58,7 +61,14 @@ impl Kept {
                 kept.unbound.insert(unbound.key, unbound.file_size);
             }
         }
+        kept.pinned = Pinned::load(txn)?;
+        kept.is_damaged |= kept.pinned.is_damaged;
         Ok(kept)
+    }
+
+    /// Bytes of NARs that wait to be carried on, by the index: kept, and not only for being pinned.
+    pub(super) fn waiting_bytes(&self) -> u64 {
+        self.bytes.saturating_sub(self.pinned.only_bytes)
     }
 
     /// Every target that has rows.
@@ -73,6 +83,11 @@ impl Kept {
 
     /// Nothing keeps anything.
     pub(super) fn is_nothing(&self) -> bool {
+        self.has_no_rows() && self.unbound.is_empty() && self.pinned.is_nothing()
+    }
+
+    /// Nothing waits: what is kept is kept for being pinned.
+    pub(super) fn has_nothing_waiting(&self) -> bool {
         self.has_no_rows() && self.unbound.is_empty()
     }
 
@@ -105,18 +120,21 @@ impl Writer {
         Ok(false)
     }
 
-    /// Whether a queued narinfo would go, or name another NAR: what was acknowledged stays.
+    /// Whether a queued narinfo would go, or name another NAR: what was acknowledged stays. So does
+    /// what is pinned, while its NAR is held: without it the narinfo is a promise like any other.
     pub(super) fn is_promised(
         &self,
         txn: &WriteTransaction,
         key: StorePathHash,
         stored: Option<&StoredNarInfo>,
     ) -> Result<bool, Fault> {
-        if !self.is_queued(txn, &Queued::Path(key))? {
+        let is_queued = self.is_queued(txn, &Queued::Path(key))?;
+        if !is_queued && !self.is_pinned(txn, key)? {
             return Ok(false);
         }
-        let now = nar_of(txn, key)?;
-        Ok(now.is_some() && now != stored.map(|stored| stored.narinfo.nar_hash))
+        let Some(now) = nar_of(txn, key)? else { return Ok(false) };
+        let changes = stored.is_none_or(|stored| stored.narinfo.nar_hash != now);
+        Ok(changes && (is_queued || self.held_in(txn, now)?.is_some()))
     }
 
     /// The use counter of a narinfo or a document that is written now.
@@ -126,11 +144,21 @@ impl Writer {
             SmallKey::Document(name) => Queued::Document(name.clone()),
             SmallKey::Alias(_) => return Ok(self.session.tick()),
         };
-        Ok(if self.is_queued(txn, &queued)? { NEVER_GOES } else { self.session.tick() })
+        let is_pinned = match &queued {
+            Queued::Path(key) => self.is_pinned(txn, *key)?,
+            Queued::Document(_) => false,
+        };
+        let stays = is_pinned || self.is_queued(txn, &queued)?;
+        Ok(if stays { NEVER_GOES } else { self.session.tick() })
+    }
+
+    /// Whether a path of this NAR is queued or pinned, or an upload of it waits for its narinfo.
+    pub(super) fn keeps(&self, txn: &WriteTransaction, nar_hash: NarHash) -> Result<bool, Fault> {
+        Ok(self.waits(txn, nar_hash)? || !self.pinned_paths(txn, nar_hash)?.is_empty())
     }
 
     /// Whether a path of this NAR is queued, or an upload of it waits for its narinfo.
-    pub(super) fn keeps(&self, txn: &WriteTransaction, nar_hash: NarHash) -> Result<bool, Fault> {
+    fn waits(&self, txn: &WriteTransaction, nar_hash: NarHash) -> Result<bool, Fault> {
         if Unbound::is_any_of(txn, nar_hash)? {
             return Ok(true);
         }
@@ -160,13 +188,30 @@ impl Writer {
         nar_hash: NarHash,
         no_longer: Origin,
     ) -> Result<(), Fault> {
-        let Some((id, record)) = self.held_in(txn, nar_hash)? else { return Ok(()) };
-        let origin = match record.origin {
-            _ if self.keeps(txn, nar_hash)? => Origin::Kept,
+        self.settle_as(txn, nar_hash, |was| match was {
             Origin::Kept => no_longer,
-            as_it_was @ (Origin::Upstream | Origin::Ours) => as_it_was,
-        };
-        self.set_origin(txn, id, record, origin)
+            Origin::Upstream | Origin::Ours => was,
+        })
+    }
+
+    /// The same; what it is while nothing keeps it is said by what it was.
+    pub(super) fn settle_as(
+        &mut self,
+        txn: &WriteTransaction,
+        nar_hash: NarHash,
+        becomes: impl FnOnce(Origin) -> Origin,
+    ) -> Result<(), Fault> {
+        let Some((id, record)) = self.held_in(txn, nar_hash)? else { return Ok(()) };
+        let (was, waits) = (record.origin, self.waits(txn, nar_hash)?);
+        let pinned = self.pinned_paths(txn, nar_hash)?;
+        let free = becomes(was);
+        // A NAR that is kept already is of the origin that was noted, unless a target has it now.
+        if was != Origin::Kept || free == Origin::Upstream {
+            self.note_becomes(txn, &pinned, free)?;
+        }
+        self.count_pinned(id, &record, (!pinned.is_empty(), waits));
+        let kept = waits || !pinned.is_empty();
+        self.set_origin(txn, id, record, if kept { Origin::Kept } else { free })
     }
 
     /// Gives a NAR another place in the order of eviction.
@@ -197,8 +242,9 @@ impl Writer {
     }
 
     /// A NAR goes, whatever it was.
-    pub(super) fn uncount_kept(&mut self, record: &NarRecord) {
+    pub(super) fn uncount_kept(&mut self, id: u64, record: &NarRecord) {
         self.count_kept(record, Origin::Upstream);
+        self.count_pinned(id, record, (false, false));
     }
 
     /// Something may have lost its last row: it goes back into the order of use, its NAR becomes
@@ -218,13 +264,19 @@ impl Writer {
             self.settle(txn, nar_hash, to)?;
         }
         let key = SmallKey::from(what);
-        self.session.sound(set_use(txn, &key, self.session.tick()))?;
+        let last_use = self.use_now(txn, &key)?;
+        self.session.sound(set_use(txn, &key, last_use))?;
         self.release_strays(txn)
     }
 
-    /// Where nothing is queued and no upload waits, nothing is kept: damage may have left some.
+    /// Where nothing is queued or pinned and no upload waits, nothing is kept: damage may have left
+    /// some.
     pub(super) fn release_strays(&mut self, txn: &WriteTransaction) -> Result<(), Fault> {
-        if self.totals.kept_bytes == 0 || !lock(&self.session.kept).has_no_rows() {
+        let keeps_some = {
+            let kept = lock(&self.session.kept);
+            !kept.has_no_rows() || !kept.pinned.is_nothing()
+        };
+        if self.totals.kept_bytes == 0 || keeps_some {
             return Ok(());
         }
         if UNBOUND.open_in(txn)?.range::<&[u8]>(..)?.next().is_some() {
@@ -263,7 +315,7 @@ impl Writer {
 }
 
 /// The NAR that a kept narinfo names.
-fn nar_of(txn: &WriteTransaction, key: StorePathHash) -> Result<Option<NarHash>, Fault> {
+pub(super) fn nar_of(txn: &WriteTransaction, key: StorePathHash) -> Result<Option<NarHash>, Fault> {
     match NARINFO.get_in(txn, key.as_bytes()) {
         Ok(body) => {
             let small = body.map(|body| Small::<StoredNarInfo>::from_bytes(NARINFO, &body));

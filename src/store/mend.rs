@@ -13,6 +13,7 @@ use super::kept::NEVER_GOES;
 use super::keys::{SmallKey, id_of_key, key_of_path, nar_use_key, path_key};
 use super::layout::stream_takes;
 use super::load::Totals;
+use super::pin_mend::mend_pins;
 use super::queue_care::mend_queue;
 use super::records::{
     NarRecord, SegmentRecord, Small, file_hash, number, record_in, small_last_use,
@@ -296,6 +297,7 @@ impl Mended {
         let skipped = if before.is_some() { 0 } else { IDS_SKIPPED };
         self.totals.next_seq = before.unwrap_or_default().next_seq + skipped;
         self.rows += mend_queue(txn, &mut self.totals.next_seq)?;
+        self.rows += mend_pins(txn)?;
         Ok(())
     }
 

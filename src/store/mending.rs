@@ -39,7 +39,11 @@ impl Writer {
             Ok(())
         })?;
         let counted = self.session.index.read(Kept::load)?;
-        lock(&self.session.kept).targets = counted.targets;
+        let mut kept = lock(&self.session.kept);
+        kept.targets = counted.targets;
+        kept.pinned = counted.pinned;
+        drop(kept);
+        self.pins_counted = None;
         // The one that was met may have gone by itself.
         self.shared.metrics.corrupt.inc_by(found.rows.max(1));
         tracing::warn!(rows = found.rows, "index is mended");

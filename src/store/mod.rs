@@ -61,6 +61,14 @@ mod queue_care;
 mod kept;
 // What others keep with it.
 mod history;
+// What is pinned.
+mod pins;
+mod pin_rows;
+mod pin_care;
+mod pin_mend;
+// What goes, and when it was used.
+mod outs;
+mod use_time;
 
 pub use disk::Disk;
 pub use filling::{Growing, NarWriter};
@@ -68,6 +76,8 @@ pub use history::History;
 pub use index::FORMAT;
 pub use nar::HeldNar;
 pub use nouns::{Error, Figures, Finished, Origin, State, StoredNarInfo};
+pub use outs::{Gone, Out};
+pub use pins::{Holding, PIN_NAME_LEN_MAX, Pin, PinnedPath};
 pub use push::{Acceptance, Alias, QueueRow, Queued, TargetQueue};
 pub use room::Reservation;
 
@@ -215,6 +225,13 @@ impl Store {
             session.used(Used::Small(SmallKey::Narinfo(key)));
         }
         Ok(found)
+    }
+
+    /// The narinfo kept for this key, without counting as a use of it.
+    pub async fn peek_narinfo(&self, key: StorePathHash) -> Result<Option<StoredNarInfo>, Error> {
+        let session = self.shared.session()?;
+        let found = self.shared.on_index(&session, move |session| small::narinfo(session, key));
+        within(INDEX_WAIT, found).await
     }
 
     /// Keeps a narinfo (replaces the one of that key). Not durable by itself; visible at once.

@@ -220,10 +220,17 @@ impl Store {
         lock(&self.shared.kept()).queues()
     }
 
-    /// Bytes of NARs that may not be evicted: queued, or uploaded and not bound yet.
+    /// Bytes of NARs that may not be evicted: queued, pinned, or uploaded and not bound yet.
     pub fn kept_back_bytes(&self) -> u64 {
         let kept = self.shared.kept();
         let kept = lock(&kept);
         kept.bytes + kept.coming_bytes
+    }
+
+    /// Those of them that wait: queued, or uploaded and not bound yet.
+    pub fn waiting_bytes(&self) -> u64 {
+        let kept = self.shared.kept();
+        let kept = lock(&kept);
+        kept.waiting_bytes() + kept.coming_bytes
     }
 }

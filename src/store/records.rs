@@ -25,7 +25,7 @@ impl<'b> Reader<'b> {
         self.rest = rest;
         Ok(*head)
     }
-    fn bytes(&mut self, len: usize) -> Result<&'b [u8], Fault> {
+    pub(super) fn bytes(&mut self, len: usize) -> Result<&'b [u8], Fault> {
         let (head, rest) = self.rest.split_at_checked(len).ok_or_else(|| self.damaged())?;
         self.rest = rest;
         Ok(head)

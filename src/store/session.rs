@@ -219,7 +219,7 @@ impl Session {
             used_bytes: self.space.kept_bytes(),
             narinfos: self.narinfos.load(Ordering::Relaxed),
             nars: self.nars.load(Ordering::Relaxed) + waiting,
-            pinned_bytes: 0,
+            pinned_bytes: lock(&self.kept).pinned.bytes,
             written_bytes: 0,
             disk_free_bytes: self.space.disk_free_bytes(),
         }
@@ -254,6 +254,16 @@ impl Session {
 
     pub(super) fn take_uses(&self) -> HashMap<Used, u64> {
         std::mem::take(&mut *lock(&self.uses))
+    }
+
+    /// NARs whose last use is not written yet.
+    pub(super) fn unwritten_nars(&self) -> Vec<(u64, u64)> {
+        let uses = lock(&self.uses);
+        let nars = uses.iter().filter_map(|(used, last_use)| match used {
+            Used::Nar(id) => Some((*id, *last_use)),
+            Used::Small(_) => None,
+        });
+        nars.collect()
     }
 
     pub(super) fn has_uses(&self) -> bool {

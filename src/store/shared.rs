@@ -54,6 +54,8 @@ pub(super) struct Shared {
     pub(super) history: Slate,
     /// What the writer is at.
     pub(super) pulse: Pulse,
+    /// Goes up whenever a pinned NAR is found missing, or goes because it is damaged.
+    pub(super) pins_hurt: watch::Sender<u64>,
     status: Mutex<Status>,
     /// What may not be evicted, in figures: the session's, and the last one's when there is none.
     pub(super) kept: Mutex<Arc<Mutex<Kept>>>,
@@ -99,6 +101,7 @@ impl Shared {
             first_opened: watch::Sender::new(false),
             history: Slate::default(),
             pulse: Pulse::default(),
+            pins_hurt: watch::Sender::new(0),
             kept: Mutex::default(),
             status: Mutex::new(Status::Degraded { reason, since: Instant::now() }),
         }

@@ -55,9 +55,17 @@ pub(super) fn narinfo(
     if let Some(stored) = overlaid {
         return Ok((*stored).clone());
     }
+    Ok(narinfo_row(session, key)?.map(|small| small.value))
+}
+
+/// A narinfo's row in the index.
+pub(super) fn narinfo_row(
+    session: &Session,
+    key: StorePathHash,
+) -> Result<Option<Small<StoredNarInfo>>, Fault> {
     let body = session.sound(session.index.read(|txn| NARINFO.get(txn, key.as_bytes())))?;
     let small = body.map(|body| Small::<StoredNarInfo>::from_bytes(NARINFO, &body)).transpose();
-    Ok(session.sound(small)?.map(|small| small.value))
+    session.sound(small)
 }
 
 /// Keys of narinfos that name a NAR.
@@ -185,6 +193,12 @@ impl Writer {
             None => None,
         };
         self.small_in(txn, &small_key, value)?;
+        // Another NAR of a pinned path may be here for another path.
+        if let Some(now) = now.filter(|now| Some(*now) != before)
+            && self.is_pinned(txn, key)?
+        {
+            self.settle(txn, now, Origin::Ours)?;
+        }
         let Some(before) = before.filter(|_| stored.is_none()) else { return Ok(None) };
         let goes = !has_path(txn, before)? && !self.keeps(txn, before)?;
         Ok(goes.then_some(before))

@@ -55,6 +55,13 @@ pub(super) const QUEUE: Table = Table("queue-1");
 pub(super) const QUEUE_SEQ: Table = Table("queue-seq-1");
 /// Name -> figures that others keep. Made when it is first written.
 pub(super) const FIGURES: Table = Table("figures-1");
+/// Copy (1), pin id (4) -> what is pinned, under which name.
+pub(super) const PIN: Table = Table("pin-1");
+/// 0, store path hash (20), pin id (4) -> what its NAR becomes without; 1, pin id (4), store path
+/// hash (20) -> nothing.
+pub(super) const PINNED: Table = Table("pinned-1");
+/// Use counter (8) -> what the clock said then.
+pub(super) const USE_TIME: Table = Table("use-time-1");
 /// Name -> one of the store's few single values.
 pub(super) const META: Table = Table("meta-1");
 /// In segments: NAR id (8), row number (4) -> stream bytes.
@@ -187,17 +194,17 @@ impl Table {
         Ok(txn.open_table(self.definition())?)
     }
 
-    /// Whether the table was ever made: those that a format need not have are not always there.
-    pub(super) fn is_in(self, txn: &ReadTransaction) -> Result<bool, Fault> {
+    /// `None`: one that was added without a new format, and that nobody has written to yet.
+    fn open_if_made(self, txn: &ReadTransaction) -> Result<Option<Readable>, Fault> {
         match txn.open_table(self.definition()) {
-            Ok(_) => Ok(true),
-            Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            opened => Ok(Some(opened?)),
         }
     }
 
     pub(super) fn get(self, txn: &ReadTransaction, key: &[u8]) -> Result<Option<Vec<u8>>, Fault> {
-        let value = self.open_for_read(txn)?.get(key)?;
+        let Some(table) = self.open_if_made(txn)? else { return Ok(None) };
+        let value = table.get(key)?;
         value.map(|value| Ok(self.unseal(key, value.value())?.to_vec())).transpose()
     }
 
@@ -235,7 +242,8 @@ impl Table {
         while_key: impl Fn(&[u8]) -> bool,
     ) -> Result<(Vec<Scanned>, bool), Fault> {
         let (mut found, mut damaged) = (Vec::new(), false);
-        for entry in self.open_for_read(txn)?.range::<&[u8]>(from..)? {
+        let Some(table) = self.open_if_made(txn)? else { return Ok((found, damaged)) };
+        for entry in table.range::<&[u8]>(from..)? {
             let (key, value) = entry?;
             if found.len() >= max {
                 break;

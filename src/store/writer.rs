@@ -115,6 +115,10 @@ pub(super) struct Writer {
     pub(super) sweeps: VecDeque<(u32, u64)>,
     /// When the index was last mended.
     pub(super) mended: Option<Instant>,
+    /// What the clock said when it was last noted, once that is known.
+    pub(super) noted_s: Option<u64>,
+    /// How far the counting of what is pinned has come.
+    pub(super) pins_counted: Option<Vec<u8>>,
     /// What the index is known to say of itself.
     pub(super) known: Known,
     pub(super) last_ask: Instant,
@@ -151,6 +155,8 @@ impl Writer {
             searches: opened.searches.into(),
             sweeps: opened.sweeps.into(),
             mended: None,
+            noted_s: None,
+            pins_counted: None,
             known: opened.known,
             last_ask: Instant::now(),
             _folder_lock: opened.folder_lock,
@@ -255,6 +261,16 @@ impl Writer {
             Act::Abandon(fill) => {
                 self.land()?;
                 self.orphan(&fill);
+                Ok(())
+            }
+            Act::EvictTo { to_bytes, reply } => {
+                let gone = self.evict_to(to_bytes)?;
+                drop(reply.send(Ok(gone)));
+                Ok(())
+            }
+            Act::EvictNar { nar_hash, reply } => {
+                let gone = self.evict_nar(nar_hash)?;
+                drop(reply.send(Ok(gone)));
                 Ok(())
             }
             Act::Damaged { place, nar_hash } => self.damaged(place, nar_hash),

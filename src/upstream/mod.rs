@@ -17,7 +17,6 @@ mod s3;
 mod folder;
 mod open;
 mod waiting;
-mod limit;
 mod put;
 mod bucket;
 #[cfg(test)]
@@ -35,6 +34,7 @@ use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use crate::limit::Limit;
 use crate::metrics::{Metrics, UpstreamLabel};
 use crate::nix::narinfo::NARINFO_LEN_MAX;
 use crate::nix::{CacheInfo, StoreDir, StorePathHash, TrustedKeys};
@@ -48,7 +48,6 @@ pub(crate) use encoding::Encoding;
 pub use encoding::EncodingError;
 pub use error::{Asked, Error};
 pub use health::{Health, HealthState};
-pub use limit::Limit;
 pub use put::{Object, ObjectHead, Setback, Source};
 
 use folder::Folder;

@@ -15,3 +15,7 @@ mod push_kit;
 mod rest;
 mod trouble;
 mod uploads;
+mod pin_kit;
+mod pins;
+mod pins_crash;
+mod pins_index;

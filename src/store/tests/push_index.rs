@@ -85,7 +85,7 @@ async fn an_index_of_the_first_format_is_taken_over() {
 }
 
 /// Flips a bit of the values that are chosen by their place.
-fn flip(txn: &redb::WriteTransaction, table: Table, chosen: impl Fn(usize) -> bool) {
+pub(super) fn flip(txn: &redb::WriteTransaction, table: Table, chosen: impl Fn(usize) -> bool) {
     let mut table = table.open_in(txn).unwrap();
     let rows: Vec<_> = table
         .range::<&[u8]>(..)

@@ -32,21 +32,21 @@ impl Debt {
 
 /// The bound, shared by all that it holds back.
 #[derive(Debug)]
-pub struct Limit {
+pub(crate) struct Limit {
     debt: Mutex<Option<Debt>>,
     started: Instant,
 }
 
 impl Limit {
     /// Bytes a second; `None` is no bound.
-    pub fn new(bytes_a_second: Option<u64>) -> Self {
+    pub(crate) fn new(bytes_a_second: Option<u64>) -> Self {
         let limit = Self { debt: Mutex::default(), started: Instant::now() };
         limit.set(bytes_a_second);
         limit
     }
 
     /// Another bound holds from now on, also for what is under way.
-    pub fn set(&self, bytes_a_second: Option<u64>) {
+    pub(crate) fn set(&self, bytes_a_second: Option<u64>) {
         let debt =
             bytes_a_second.map(|bytes_a_second| Debt { bytes_a_second, paid_at: Duration::ZERO });
         *self.debt() = debt;
@@ -57,13 +57,13 @@ impl Limit {
     }
 
     /// The longest piece to be taken at once.
-    pub fn piece_len_max(&self) -> u64 {
+    pub(crate) fn piece_len_max(&self) -> u64 {
         let bytes_a_second = self.debt().as_ref().map_or(u64::MAX, |debt| debt.bytes_a_second);
         (bytes_a_second / PIECES_A_SECOND).max(PIECE_LEN_MIN)
     }
 
     /// Returns when these bytes may go.
-    pub async fn wait(&self, bytes: usize) {
+    pub(crate) async fn wait(&self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let wait = self.debt().as_mut().map(|debt| debt.take(self.started.elapsed(), bytes));
         if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {

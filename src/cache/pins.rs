@@ -1,0 +1,477 @@
+//! Pins, and closures that are fetched because somebody says so.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tracing::{info, warn};
+
+use super::bring::{self, Came};
+use super::closure::{self, Closure, Member};
+use super::errand::Figures;
+use super::{Cache, Errand, Inner, Lack, Step, Why};
+use crate::limit::Limit;
+use crate::nix::{NarName, StorePathHash};
+use crate::store;
+use crate::units::ByteSize;
+
+/// What is pinned and what waits to be pushed may take this part of the budget, in hundredths: the
+/// rest is what a cache lives by.
+pub(crate) const KEPT_PERCENT: u64 = 80;
+
+/// A closure that is only fetched may take this part of the budget beside what is kept: with more,
+/// its end would push out its beginning.
+const FETCHED_PERCENT: u64 = 94;
+
+/// Paths that one pin names.
+const ROOTS_MAX: usize = 1000;
+
+/// Pins at once: a house's machines and their generations.
+const PINS_MAX: usize = 256;
+
+/// Paths that are pinned in one transaction.
+const PATHS_A_TIME: usize = 512;
+
+/// How often what went missing between two looks is fetched again.
+const ROUNDS_MAX: usize = 3;
+
+/// How long a pin that lost a NAR waits for others to be found that went with it.
+const MEND_AFTER: Duration = Duration::from_secs(5);
+
+/// How long after a pin could not be mended it is tried again.
+const MEND_AGAIN: Duration = Duration::from_mins(10);
+
+/// A pin that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinMade {
+    /// Its name.
+    pub name: String,
+    /// Paths that it holds.
+    pub paths: usize,
+    /// What they take.
+    pub bytes: u64,
+    /// NARs that were fetched for it.
+    pub fetched: usize,
+    /// Bytes that came for them.
+    pub fetched_bytes: u64,
+}
+
+/// A pin as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PinShown {
+    /// Its name.
+    pub name: String,
+    /// What was asked to be pinned, as full paths.
+    pub roots: Vec<String>,
+    /// Whether it holds under its name. Before that its paths are being fetched.
+    pub holds: bool,
+    /// When it was given, in seconds since 1970.
+    pub since_s: u64,
+    /// Paths that it holds.
+    pub paths: u64,
+    /// Those of them whose NAR is not here.
+    pub missing: u64,
+    /// What its NARs take.
+    pub bytes: u64,
+    /// What those of them take that no other pin holds.
+    pub alone_bytes: u64,
+}
+
+/// A closure that was fetched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fetched {
+    /// Paths of the closure, as far as it is known.
+    pub paths: usize,
+    /// NARs that came.
+    pub nars: usize,
+    /// Bytes that came for them.
+    pub bytes: u64,
+    /// NARs that were here.
+    pub held: usize,
+    /// Paths that cannot be had, some of them.
+    pub lacks: Vec<Lack>,
+    /// How many they are.
+    pub lack_count: usize,
+}
+
+impl Cache {
+    /// Pins the closure of some paths under a name, or that of the first one; what is missing is
+    /// fetched. What the name held before stays pinned until all of it is here.
+    pub async fn pin(
+        &self,
+        name: Option<&str>,
+        roots: &[StorePathHash],
+        told: impl Fn(Step) + Send + Sync,
+    ) -> Result<PinMade, Errand> {
+        let Self { inner } = self;
+        if roots.is_empty() {
+            return Err(Errand::Nothing);
+        }
+        if roots.len() > ROOTS_MAX {
+            return Err(Errand::Roots(ROOTS_MAX));
+        }
+        name.map(check_name).transpose()?;
+        let walked = walk(inner, roots, &told).await?;
+        if walked.lack_count > 0 {
+            return Err(Errand::Lacking { lacks: walked.lacks, count: walked.lack_count });
+        }
+        let first = walked.roots.iter().find(|path| Some(&path.hash()) == roots.first());
+        let name = match (name, first) {
+            (Some(name), _) => name.to_owned(),
+            (None, Some(first)) => name_of(first.name()),
+            (None, None) => return Err(Errand::Nothing),
+        };
+        check_name(&name)?;
+        let pins = inner.store.pins().await?;
+        if pins.len() >= PINS_MAX && !pins.iter().any(|pin| pin.name == name) {
+            return Err(Errand::Pins(pins.len()));
+        }
+        check_fit(inner, &walked.nars)?;
+        inner.pin(&name, walked, &told).await
+    }
+
+    /// Forgets a pin. False: there is none of that name.
+    pub async fn unpin(&self, name: &str) -> Result<bool, Errand> {
+        let unpinned = self.inner.store.unpin(name).await?;
+        if unpinned {
+            info!(name, "unpinned");
+        }
+        Ok(unpinned)
+    }
+
+    /// All pins, by their names.
+    pub async fn pins(&self) -> Result<Vec<PinShown>, Errand> {
+        let store = &self.inner.store;
+        let mut shown = Vec::new();
+        for pin in store.pins().await? {
+            let store_dir = &self.inner.config.store_dir;
+            let mut one = PinShown {
+                roots: pin.roots.iter().map(|root| store_dir.join(root)).collect(),
+                name: pin.name,
+                holds: pin.is_whole,
+                since_s: pin.since_s,
+                paths: 0,
+                missing: 0,
+                bytes: 0,
+                alone_bytes: 0,
+            };
+            let mut after = None;
+            loop {
+                let paths = store.pinned_paths(pin.id, after).await?;
+                let Some(last) = paths.last() else { break };
+                after = Some(last.key);
+                for path in paths {
+                    one.paths += 1;
+                    let Some(takes) = path.takes_bytes else {
+                        one.missing += 1;
+                        continue;
+                    };
+                    one.bytes += if path.is_first { takes } else { 0 };
+                    one.alone_bytes += if path.is_first && path.is_alone { takes } else { 0 };
+                }
+            }
+            shown.push(one);
+        }
+        shown.sort_by(|a, b| (&a.name, !a.holds).cmp(&(&b.name, !b.holds)));
+        Ok(shown)
+    }
+
+    /// How many pins there are.
+    pub fn pin_count(&self) -> usize {
+        self.inner.store.pin_count()
+    }
+
+    /// Fetches the closure of some paths, at most so many bytes a second. What cannot be had is
+    /// said; the rest comes all the same.
+    pub async fn prefetch(
+        &self,
+        roots: &[StorePathHash],
+        bytes_a_second: Option<u64>,
+        told: impl Fn(Step) + Send + Sync,
+    ) -> Result<Fetched, Errand> {
+        let Self { inner } = self;
+        if roots.is_empty() {
+            return Err(Errand::Nothing);
+        }
+        let walked = walk(inner, roots, &told).await?;
+        check_room(inner, &walked.nars)?;
+        let missing: Vec<Member> = walked.nars.iter().filter(|it| !it.is_held).copied().collect();
+        let limit = bytes_a_second.map(|bytes| Arc::new(Limit::new(Some(bytes))));
+        let came = bring::all(inner, &missing, limit, told, || true).await;
+        let mut fetched = Fetched {
+            paths: walked.paths.len(),
+            nars: came.nars,
+            bytes: came.line_bytes,
+            held: walked.nars.len() - missing.len(),
+            lack_count: walked.lack_count + came.lacks.len(),
+            lacks: walked.lacks,
+        };
+        fetched.lacks.extend(inner.lacks(came.lacks).await);
+        info!(paths = fetched.paths, nars = fetched.nars, lacks = fetched.lack_count, "prefetched");
+        Ok(fetched)
+    }
+}
+
+impl Inner {
+    async fn pin(
+        self: &Arc<Self>,
+        name: &str,
+        walked: Closure,
+        told: &(impl Fn(Step) + Send + Sync),
+    ) -> Result<PinMade, Errand> {
+        let Self { store, .. } = &**self;
+        let overtaken = || Errand::Overtaken(name.to_owned());
+        let Closure { roots, paths, mut nars, .. } = walked;
+        let id = store.begin_pin(name, roots, now_s()).await?;
+        for some in paths.chunks(PATHS_A_TIME) {
+            if !store.pin_paths(id, some.to_vec()).await? {
+                return Err(overtaken());
+            }
+        }
+        let (mut fetched, mut fetched_bytes) = (0, 0);
+        for round in 1.. {
+            // From now on nothing of it goes but what is damaged.
+            let missing = self.missing(id, &nars).await?;
+            if missing.is_empty() {
+                break;
+            }
+            let Came { lacks, line_bytes, nars: came } =
+                bring::all(self, &missing, None, told, || fits(self, 0)).await;
+            fetched += came;
+            fetched_bytes += line_bytes;
+            // What came counts once it is in the index.
+            store.flush().await?;
+            closure::look_at_store(self, &mut nars).await?;
+            let more = nars.iter().filter(|it| !it.is_held).map(|it| it.takes_bytes).sum();
+            let has_room = !lacks.iter().any(|(_, why)| *why == Why::NoRoom);
+            if !fits(self, if has_room { 0 } else { more }) {
+                let refused = no_fit(self, &nars);
+                store.drop_pin(id).await?;
+                return Err(refused);
+            }
+            if !lacks.is_empty() || round >= ROUNDS_MAX {
+                let count = lacks.len();
+                return Err(Errand::Lacking { lacks: self.lacks(lacks).await, count });
+            }
+        }
+        if !store.hold_pin(id).await? {
+            return Err(overtaken());
+        }
+        info!(name, paths = paths.len(), fetched, "pinned");
+        let takes = self.takes(id).await?;
+        let name = name.to_owned();
+        Ok(PinMade { name, paths: paths.len(), bytes: takes, fetched, fetched_bytes })
+    }
+
+    /// What a pin's NARs take.
+    async fn takes(&self, id: u32) -> Result<u64, Errand> {
+        let (mut bytes, mut after) = (0, None);
+        loop {
+            let paths = self.store.pinned_paths(id, after).await?;
+            let Some(last) = paths.last() else { return Ok(bytes) };
+            after = Some(last.key);
+            let first = paths.iter().filter(|path| path.is_first);
+            bytes += first.filter_map(|path| path.takes_bytes).sum::<u64>();
+        }
+    }
+
+    /// NARs of a pin that are not here. What `known` says of one is more than its narinfo does.
+    async fn missing(self: &Arc<Self>, id: u32, known: &[Member]) -> Result<Vec<Member>, Errand> {
+        let (mut missing, mut after) = (Vec::new(), None);
+        loop {
+            let paths = self.store.pinned_paths(id, after).await?;
+            let Some(last) = paths.last() else { return Ok(missing) };
+            after = Some(last.key);
+            for path in paths.iter().filter(|path| path.takes_bytes.is_none()) {
+                let nar_hash = match path.nar_hash {
+                    Some(nar_hash) => nar_hash,
+                    None => match closure::find(self, path.key).await {
+                        Ok(narinfo) => narinfo.nar_hash,
+                        Err(why) => {
+                            let path = path.key.to_string();
+                            let lacks = vec![Lack { path, referrer: None, why }];
+                            return Err(Errand::Lacking { lacks, count: 1 });
+                        }
+                    },
+                };
+                if missing.iter().any(|it: &Member| it.name.nar_hash == nar_hash) {
+                    continue;
+                }
+                let name = NarName { nar_hash, key: path.key };
+                let of = known.iter().find(|it| it.name.nar_hash == nar_hash).copied();
+                let unknown =
+                    Member { name, line_bytes: 0, takes_bytes: 0, is_held: false, is_kept: false };
+                missing.push(of.unwrap_or(unknown));
+            }
+        }
+    }
+
+    /// The names of paths whose NARs did not come.
+    async fn lacks(&self, lacks: Vec<(NarName, Why)>) -> Vec<Lack> {
+        let mut named = Vec::new();
+        for (name, why) in lacks {
+            let known = self.store.lookup(name.key).await.ok().flatten();
+            let path = known.map_or_else(
+                || name.key.to_string(),
+                |(stored, _)| stored.narinfo.store_path.base_name().to_owned(),
+            );
+            named.push(Lack { path, referrer: None, why });
+        }
+        named
+    }
+}
+
+async fn walk(
+    inner: &Arc<Inner>,
+    roots: &[StorePathHash],
+    told: &(impl Fn(Step) + Send + Sync),
+) -> Result<Closure, Errand> {
+    closure::walk(inner, roots, |paths| {
+        told(Step { what: "looking for references", bytes: None, things: (paths, None) });
+    })
+    .await
+}
+
+fn figures(inner: &Inner, nars: &[Member]) -> Figures {
+    let store = inner.store.figures();
+    let budget = store.budget_bytes;
+    let more = nars.iter().filter(|it| !it.is_kept).map(|it| it.takes_bytes).sum();
+    Figures {
+        closure: ByteSize(nars.iter().map(|it| it.takes_bytes).sum()),
+        more: ByteSize(more),
+        pinned: ByteSize(store.pinned_bytes),
+        waiting: ByteSize(inner.store.waiting_bytes()),
+        most: ByteSize(budget / 100 * KEPT_PERCENT),
+        budget: ByteSize(budget),
+    }
+}
+
+fn fits(inner: &Inner, more_bytes: u64) -> bool {
+    let most = inner.store.figures().budget_bytes / 100 * KEPT_PERCENT;
+    inner.store.kept_back_bytes().saturating_add(more_bytes) <= most
+}
+
+fn no_fit(inner: &Inner, nars: &[Member]) -> Errand {
+    Errand::NoFit { what: "the closure", figures: figures(inner, nars) }
+}
+
+/// Whether these may be pinned beside what is kept.
+fn check_fit(inner: &Inner, nars: &[Member]) -> Result<(), Errand> {
+    let more = nars.iter().filter(|it| !it.is_kept).map(|it| it.takes_bytes).sum();
+    if fits(inner, more) { Ok(()) } else { Err(no_fit(inner, nars)) }
+}
+
+/// Whether these can be here at the same time.
+fn check_room(inner: &Inner, nars: &[Member]) -> Result<(), Errand> {
+    let figures = figures(inner, nars);
+    let most = figures.budget.0 / 100 * FETCHED_PERCENT;
+    if inner.store.kept_back_bytes().saturating_add(figures.more.0) <= most {
+        return Ok(());
+    }
+    Err(Errand::NoFit { what: "the closure", figures: Figures { most: ByteSize(most), ..figures } })
+}
+
+/// The characters of a store path's name are taken, so that the name of each can be one.
+fn check_name(name: &str) -> Result<(), Errand> {
+    let taken = |c: char| c.is_ascii_alphanumeric() || "+-._?=".contains(c);
+    let is_name = (1..=store::PIN_NAME_LEN_MAX).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(taken);
+    if is_name { Ok(()) } else { Err(Errand::Name(name.to_owned())) }
+}
+
+/// A pin's name for a path's name, which may be longer.
+fn name_of(name: &str) -> String {
+    let name = name.trim_start_matches(|c: char| !c.is_ascii_alphanumeric());
+    let name: String = name.chars().take(store::PIN_NAME_LEN_MAX).collect();
+    if name.is_empty() { "pin".to_owned() } else { name }
+}
+
+fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// What is pinned and went missing, because it was damaged, is fetched again, for as long as it
+/// takes. One that is still being pinned is whoever's who pins it.
+pub(super) fn keep(inner: &Arc<Inner>) {
+    let keeper = Arc::clone(inner);
+    inner.tasks.spawn(async move {
+        let closing = keeper.closing.clone();
+        closing.run_until_cancelled(Box::pin(keep_whole(&keeper))).await;
+    });
+}
+
+async fn keep_whole(inner: &Arc<Inner>) {
+    let mut hurt = inner.store.pins_hurt();
+    loop {
+        if hurt.wait_for(|count| *count > 0).await.is_err() {
+            return;
+        }
+        loop {
+            tokio::time::sleep(MEND_AFTER).await;
+            hurt.borrow_and_update();
+            if mend(inner).await {
+                break;
+            }
+            tokio::time::sleep(MEND_AGAIN).await;
+        }
+        if hurt.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Fetches what pins that hold have lost. False: not all of it came.
+async fn mend(inner: &Arc<Inner>) -> bool {
+    let Ok(pins) = inner.store.pins().await else { return false };
+    let mut whole = true;
+    for pin in pins.into_iter().filter(|pin| pin.is_whole) {
+        let missing = match inner.missing(pin.id, &[]).await {
+            Ok(missing) => missing,
+            Err(error) => {
+                warn!(
+                    name = pin.name,
+                    error = &error as &dyn std::error::Error,
+                    "a pin has lost a path that cannot be had"
+                );
+                whole = false;
+                continue;
+            }
+        };
+        if missing.is_empty() {
+            continue;
+        }
+        let came = bring::all(inner, &missing, None, |_| {}, || true).await;
+        warn!(
+            name = pin.name,
+            lost = missing.len(),
+            fetched = came.nars,
+            "a pin had lost NARs, which were fetched again"
+        );
+        whole &= came.lacks.is_empty();
+    }
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_each_path_makes_a_name_for_its_pin() {
+        for (path, pin) in [
+            ("nixos-system-desktop-24.11", "nixos-system-desktop-24.11"),
+            (".hidden", "hidden"),
+            ("+", "pin"),
+        ] {
+            assert_eq!(name_of(path), pin);
+        }
+        let long = name_of(&"x".repeat(211));
+        assert_eq!(long.len(), store::PIN_NAME_LEN_MAX);
+        for name in [long.as_str(), "a", "desktop", "A.b_c-d+e?f=g"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "-a", ".a", "a b", "a/b", "\u{e9}", &"x".repeat(65)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}
