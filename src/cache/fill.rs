@@ -30,7 +30,7 @@ const START_WAIT: Duration = Duration::from_secs(29);
 const ATTEMPTS_MAX: usize = 6;
 
 /// Paths of a NAR whose ready narinfos are forgotten when it has become held.
-const PATHS_MAX: usize = 64;
+pub(super) const PATHS_MAX: usize = 64;
 
 /// Where a fill stands.
 #[derive(Debug, Clone)]
@@ -78,6 +78,14 @@ pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
         Phase::NoRoom => through::fetch(inner, name, deadline).await,
         Phase::Starting | Phase::Failed => NarAnswer::Absent,
     }
+}
+
+/// Waits for the fill of this NAR, which begins now unless it runs already: whether it is held then.
+/// Not one of its followers: where others want its memory it is given up.
+pub(super) async fn whole(inner: &Arc<Inner>, name: NarName) -> bool {
+    let Some(Fill { mut phase, .. }) = join(inner, name) else { return false };
+    let ended = phase.wait_for(|phase| !phase.is_under_way()).await;
+    matches!(ended.as_deref(), Ok(Phase::Held(_)))
 }
 
 /// The fill of this NAR; `None` when too many are in flight.

@@ -4,11 +4,12 @@
 //! trusts as [`trust`] says; [`prefetch`] asks ahead. A NAR: held, or a [`fill`], which finds
 //! [`sources`] and moves one of them ([`transfer`], [`stall`]) through the [`ingest`] under a
 //! permit ([`permits`]) into the store; with no room, [`through`]; under an uploader's name,
-//! [`alias`]. The rest: [`documents`], [`pushed`], what the write side needs of us, and [`greet`],
+//! [`alias`]. What is held is read again from time to time ([`scrub`]). The rest: [`documents`], [`pushed`], what the write side needs of us, and [`greet`],
 //! the first contact with each upstream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -36,6 +37,7 @@ mod alias;
 mod documents;
 mod pushed;
 mod greet;
+mod scrub;
 pub(crate) mod ingest;
 
 #[cfg(test)]
@@ -47,6 +49,7 @@ use prefetch::Prefetch;
 use stall::{PATIENCE, Patience};
 
 pub use alias::AliasAnswer;
+pub use scrub::{ScrubError, ScrubFound, ScrubIs, ScrubProgress, ScrubState};
 pub use stream::{Cut, NarStream};
 
 pub(crate) use pushed::Unpacking;
@@ -68,6 +71,8 @@ pub struct Config {
     pub own_keys: Vec<PublicKey>,
     /// Signs what was fetched and whose upstream's signature held; `None` leaves it as it is.
     pub signer: Option<SecretKey>,
+    /// How long the scrub takes to read each byte once; `None`: only when it is asked to.
+    pub scrub_every: Option<Duration>,
 }
 
 /// How a question ended.
@@ -127,6 +132,7 @@ struct Inner {
     through: Arc<Semaphore>,
     packed: Arc<Semaphore>,
     ingest: ingest::Ingest,
+    scrub: scrub::Scrub,
     patience: Patience,
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -179,6 +185,7 @@ impl Cache {
             through: Arc::new(Semaphore::new(through::THROUGH_MAX)),
             packed: Arc::new(Semaphore::new(alias::PACKED_MAX)),
             ingest: ingest::Ingest::new(tasks.clone()),
+            scrub: scrub::Scrub::new(config.scrub_every),
             patience,
             tasks,
             closing: CancellationToken::new(),

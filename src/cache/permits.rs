@@ -69,6 +69,16 @@ impl Permits {
         Some(Permit { held: held.ok()?.ok()?, _of_uploads: None })
     }
 
+    /// A share for somebody whom nobody waits for: only where there is one now.
+    pub(super) fn take_spare(&self, bytes: u64) -> Option<Permit> {
+        let wanted = units(bytes).min(self.units_all);
+        if bytes > ALONE_BYTES_MAX || self.are_wanted() {
+            return None;
+        }
+        let held = Arc::clone(&self.units).try_acquire_many_owned(wanted).ok()?;
+        Some(Permit { held, _of_uploads: None })
+    }
+
     /// The same for an upload, within the part of the budget that uploads may have, and with more
     /// patience: an old client whose upload is refused cannot try again.
     pub(super) async fn take_for_upload(&self, bytes: u64) -> Option<Permit> {

@@ -6,6 +6,7 @@ mod forward;
 mod keys;
 mod mdns;
 mod push;
+mod scrub;
 mod source;
 mod spool;
 mod tls;
@@ -25,6 +26,7 @@ use crate::{mdns as speaking, store, upstream};
 use source::Source;
 
 pub use keys::{KEYS, Key};
+pub use scrub::Scrub;
 pub use push::{Admin, Push, SYSTEM_ADMIN_SOCKET, Sign};
 pub use spool::SYSTEM_SPOOL;
 pub use tls::{Tls, TlsFiles};
@@ -72,6 +74,8 @@ pub struct Config {
     pub store: store::Config,
     /// The upstreams in the order in which they are asked.
     pub upstreams: Vec<upstream::Config>,
+    /// How often what is stored is read again.
+    pub scrub: Scrub,
     /// Who may write, and what is carried up.
     pub push: Push,
     /// Who may command.
@@ -237,6 +241,7 @@ struct Document {
     state_dir: Option<PathBuf>,
     store_dir: Option<String>,
     store: store::Config,
+    scrub: scrub::ScrubTable,
     upstream: Option<Vec<upstream::Config>>,
     push: push::PushTable,
     admin: push::AdminTable,
@@ -319,6 +324,7 @@ fn freeze(
         state_dir,
         store_dir,
         store,
+        scrub: document.scrub.freeze(),
         upstreams: document.upstream.unwrap_or_else(|| vec![default_upstream()]),
         push,
         admin,

@@ -52,6 +52,7 @@ mod damage;
 mod mend;
 mod mending;
 mod rest;
+mod scrub;
 // What is acknowledged, and waits to be carried on.
 mod push;
 mod accepts;
@@ -67,6 +68,7 @@ pub use nar::HeldNar;
 pub use nouns::{Error, Figures, Finished, Origin, State, StoredNarInfo};
 pub use push::{Acceptance, Alias, QueueRow, Queued, TargetQueue};
 pub use room::Reservation;
+pub use scrub::{IndexPlace, ScrubMark};
 
 use command::{Act, Command, Reply};
 use keys::SmallKey;

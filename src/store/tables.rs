@@ -53,6 +53,8 @@ pub(super) const TARGET: Table = Table("target-1");
 pub(super) const QUEUE: Table = Table("queue-1");
 /// Target id (4), place in the order (8) -> kind (1), key.
 pub(super) const QUEUE_SEQ: Table = Table("queue-seq-1");
+/// A name -> how far the scrub has come. Made at its first write: its absence says "not begun".
+pub(super) const SCRUB: Table = Table("scrub-1");
 /// Name -> one of the store's few single values.
 pub(super) const META: Table = Table("meta-1");
 /// In segments: NAR id (8), row number (4) -> stream bytes.

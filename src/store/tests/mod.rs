@@ -12,5 +12,6 @@ mod push_crash;
 mod push_index;
 mod push_kit;
 mod rest;
+mod scrub;
 mod trouble;
 mod uploads;
