@@ -1,11 +1,12 @@
 //! Commands that a running cache is given over its admin socket.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use http_body_util::Empty;
+use http_body_util::{Empty, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode, header};
 use serde_json::Value;
@@ -94,6 +95,48 @@ pub(super) async fn exchange(
     };
     let answered = tokio::time::timeout(ANSWER_WAIT, given).await;
     answered.context("wait for the answer of the cache")?
+}
+
+/// Gives a command that takes long, with what it is sent along: each word of how far it is goes to
+/// `told`, how it ended is returned. What the cache says against it is an error.
+#[allow(dead_code, reason = "its first command comes with the next commits")]
+pub(super) async fn follow(
+    config: &Config,
+    reach: Reach,
+    (target, sent): (&str, Bytes),
+    mut told: impl FnMut(&Value),
+) -> anyhow::Result<Value> {
+    let stream = connect(config, reach).await?;
+    let request = Request::post(target)
+        .header(header::HOST, "localhost")
+        .body(Full::new(sent))
+        .context("ask")?;
+    let mut last = None;
+    let heard = |line: &[u8]| {
+        let Ok(mut said) = serde_json::from_slice::<Value>(line) else {
+            return ControlFlow::Continue(());
+        };
+        if let Some(progress) = said.get_mut("progress") {
+            told(progress);
+            ControlFlow::Continue(())
+        } else {
+            last = Some(said);
+            ControlFlow::Break(())
+        }
+    };
+    let (status, _) =
+        exchange::lines(stream, request, heard).await.context("ask the running cache")?;
+    let Some(mut last) = last else {
+        anyhow::ensure!(
+            status.is_success(),
+            "the running cache answered {status}: is it an older version?"
+        );
+        anyhow::bail!("the running cache ended before it was done: give the command again");
+    };
+    if let Some(sentence) = last.get("error").and_then(Value::as_str) {
+        anyhow::bail!("{sentence}");
+    }
+    Ok(last.get_mut("done").map(Value::take).unwrap_or(last))
 }
 
 async fn connect(config: &Config, reach: Reach) -> Result<UnixStream, NotGiven> {

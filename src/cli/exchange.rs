@@ -1,9 +1,13 @@
 //! One request and its answer, over TCP or a local socket.
 
+use std::error::Error;
+use std::ops::ControlFlow;
+
 use anyhow::Context;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::{Request, StatusCode, header};
+use bytes::BytesMut;
+use http_body_util::{BodyExt as _, Empty, Full, Limited};
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -40,14 +44,58 @@ pub(super) async fn over<S>(
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("connect")?;
-    let exchange = async {
-        let response = sender.send_request(request).await.context("ask")?;
+    with(stream, request, async |response| {
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_LEN_MAX);
         let body = body.collect().await.map_err(anyhow::Error::from_boxed).context("read")?;
         Ok((status, body.to_bytes()))
+    })
+    .await
+}
+
+/// Hands each line of the answer to `request` to `heard` as it comes, until that says that it was
+/// the last; without it, the status and whether there was a last line.
+pub(super) async fn lines<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+    mut heard: impl FnMut(&[u8]) -> ControlFlow<()>,
+) -> anyhow::Result<(StatusCode, bool)>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    with(stream, request, async |response| {
+        let status = response.status();
+        let mut body = response.into_body();
+        let mut begun = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(bytes) = frame.context("read")?.into_data() else { continue };
+            begun.extend_from_slice(&bytes);
+            while let Some(end) = begun.iter().position(|byte| *byte == b'\n') {
+                if heard(&begun.split_to(end + 1)).is_break() {
+                    return Ok((status, true));
+                }
+            }
+            anyhow::ensure!(begun.len() < ANSWER_LEN_MAX, "a line of the answer has no end");
+        }
+        Ok((status, !begun.is_empty() && heard(&begun).is_break()))
+    })
+    .await
+}
+
+async fn with<S, B, T>(
+    stream: S,
+    request: Request<B>,
+    read: impl AsyncFnOnce(Response<Incoming>) -> anyhow::Result<T>,
+) -> anyhow::Result<T>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("connect")?;
+    let exchange = async {
+        let response = sender.send_request(request).await.context("ask")?;
+        read(response).await
     };
     tokio::pin!(exchange);
     // The connection ends when the exchange does, or earlier with the exchange's error.

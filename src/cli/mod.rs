@@ -17,6 +17,8 @@ mod lines;
 mod log;
 mod man;
 mod out;
+mod paths;
+mod progress;
 mod push;
 mod serve;
 mod spool;

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 
-use super::push::store_path;
+use super::paths::store_path;
 use super::{ConfigArgs, Ended, log, out, status};
 use crate::daemon;
 use crate::nix::{StoreDir, StorePath};

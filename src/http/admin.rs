@@ -13,12 +13,14 @@ use std::os::unix::fs::{
 };
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
 use tokio::net::{UnixListener, UnixStream};
@@ -27,7 +29,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::admin_waiting;
-use super::body::Body;
 use super::reply::{Media, Reply};
 use crate::metrics::Counter;
 use crate::nix::PublicKey;
@@ -47,6 +48,13 @@ const HEAD_WAIT: Duration = Duration::from_secs(10);
 
 /// How long a command may take: the slowest strikes some 100 000 rows off on a slow card.
 const COMMAND_WAIT: Duration = Duration::from_mins(5);
+
+/// How long one may take that says how far it is: a terabyte over the slowest line that anybody
+/// would fetch it by. Whoever gave it up has closed its connection long before.
+const LONG_COMMAND_WAIT: Duration = Duration::from_hours(30 * 24);
+
+/// What comes with a command: as many keys of paths as the largest closures have.
+const SENT_LEN_MAX: usize = 8 << 20;
 
 /// How long commands under way get at the end. One that is cut can be given again.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
@@ -148,22 +156,41 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 
 /// One command a connection: they are rare, and then none is held open.
 async fn talk(stream: UnixStream, admin: Arc<Admin>) {
+    let is_long = AtomicBool::new(false);
     let service = service_fn(|request| {
-        let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(answer(&admin, request).await) }
+        let (admin, is_long) = (Arc::clone(&admin), &is_long);
+        async move {
+            let reply = answer(&admin, request).await;
+            is_long.store(matches!(reply, Reply::Told(_)), Ordering::Relaxed);
+            // Not one of the figures of the network.
+            Ok::<_, Infallible>(reply.into_response(Counter::default()))
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WAIT)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    // Whoever left is not told, and has its answer in the queue's state.
-    drop(tokio::time::timeout(COMMAND_WAIT, connection).await);
+    tokio::pin!(connection);
+    // Whoever left is not told, and has its answer in the state of the cache.
+    let ended = tokio::time::timeout(COMMAND_WAIT, &mut connection).await.is_ok();
+    if !ended && is_long.load(Ordering::Relaxed) {
+        drop(tokio::time::timeout(LONG_COMMAND_WAIT, connection).await);
+    }
 }
 
-async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body> {
+/// What came with a command, as text; or what to answer.
+#[allow(dead_code, reason = "for the commands that take paths, which come next")]
+pub(super) async fn sent(body: Incoming) -> Result<String, Reply> {
+    let Ok(sent) = Limited::new(body, SENT_LEN_MAX).collect().await else {
+        return Err(failed("more came than the largest closure has"));
+    };
+    String::from_utf8(sent.to_bytes().into()).map_err(|_| failed("what came is no text"))
+}
+
+async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Reply {
     let query = request.uri().query().unwrap_or_default();
-    let reply = match (request.method(), request.uri().path()) {
+    match (request.method(), request.uri().path()) {
         (&Method::GET, "/queue") => done(&queue(&admin.push.status())),
         (&Method::POST, "/retry") => {
             admin.push.retry();
@@ -177,16 +204,14 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Response<Body
             admin_waiting::answer(&admin.push.waiting(), path, query).await
         }
         _ => Reply::Absent,
-    };
-    // Not one of the figures of the network.
-    reply.into_response(Counter::default())
+    }
 }
 
-fn done(value: &Value) -> Reply {
+pub(super) fn done(value: &Value) -> Reply {
     Reply::Shown(Media::Json, value.to_string().into())
 }
 
-fn failed(sentence: &str) -> Reply {
+pub(super) fn failed(sentence: &str) -> Reply {
     Reply::Undone(json!({"error": sentence}).to_string().into())
 }
 

@@ -32,11 +32,16 @@ pub(super) enum Content {
     Bytes(Bytes),
     /// A part of a NAR that is whole here.
     Held(Rows),
-    /// A NAR that is on its way.
+    /// What is on its way: a NAR, or the lines of a long command.
     Coming(ChunkStream),
 }
 
 impl Content {
+    /// Lines as they are written.
+    pub(super) fn lines(lines: impl Stream<Item = Result<Bytes, Cut>> + Send + 'static) -> Self {
+        Self::Coming(Box::pin(lines))
+    }
+
     /// Follows a NAR that is on its way.
     pub(super) fn coming(nar: NarStream) -> Self {
         let chunks = futures_util::stream::unfold(Some(nar), |nar| async move {

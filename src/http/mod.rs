@@ -36,6 +36,8 @@ mod refusal;
 mod body;
 mod admin;
 mod admin_waiting;
+#[allow(dead_code, reason = "its first command comes with the next commits")]
+mod long;
 pub mod tls;
 
 #[cfg(test)]

@@ -23,6 +23,8 @@ pub(super) enum Reply {
     Shown(Media, Bytes),
     /// A command on the admin socket that cannot be done, in JSON.
     Undone(Bytes),
+    /// The course of a command on the admin socket that takes long, in lines of JSON.
+    Told(Content),
     /// The page, with its `Content-Security-Policy`.
     Page(Bytes, HeaderValue),
     /// A NAR that is whole here.
@@ -68,6 +70,8 @@ pub(super) enum Media {
     CacheInfo,
     /// JSON.
     Json,
+    /// JSON, a line each.
+    JsonLines,
     /// Sentences and logs.
     Text,
     /// The page.
@@ -86,6 +90,7 @@ impl Media {
             Self::Narinfo => "text/x-nix-narinfo",
             Self::CacheInfo => "text/x-nix-cache-info",
             Self::Json => "application/json",
+            Self::JsonLines => "application/x-ndjson",
             Self::Text => "text/plain; charset=utf-8",
             Self::Html => "text/html; charset=utf-8",
             Self::Octets => "application/octet-stream",
@@ -151,6 +156,7 @@ impl Reply {
         match self {
             Self::Found(..)
             | Self::Shown(..)
+            | Self::Told(_)
             | Self::Page(..)
             | Self::Held(_)
             | Self::Coming(..)
@@ -183,6 +189,11 @@ impl Reply {
             Self::Shown(media, body) => {
                 guard(headers);
                 sized(headers, media, body)
+            }
+            Self::Told(lines) => {
+                guard(headers);
+                headers.insert(CONTENT_TYPE, Media::JsonLines.value());
+                lines
             }
             Self::Undone(body) => {
                 guard(headers);

@@ -9,6 +9,7 @@ use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode, header};
 
+use crate::cli::paths::store_path;
 use crate::cli::{Ended, exchange, out};
 use crate::nix::{StoreDir, StorePath};
 use crate::spool::{Target, nix_copy, read_token};
@@ -64,16 +65,6 @@ pub(super) fn run(
     Ok(Ended::Well)
 }
 
-/// The store path that a path is, or lies in, or leads to.
-pub(in crate::cli) fn store_path(path: &Path, store_dir: &StoreDir) -> anyhow::Result<StorePath> {
-    let real = path.canonicalize().with_context(|| format!("look for {}", path.display()))?;
-    let inside = real.strip_prefix(store_dir.as_str()).ok();
-    let top = inside.and_then(|inside| inside.components().next());
-    let name = top.and_then(|top| top.as_os_str().to_str());
-    let name = name.with_context(|| format!("{} is not in {store_dir}", path.display()))?;
-    StorePath::parse(name).with_context(|| format!("{} is no store path", path.display()))
-}
-
 async fn check(to: &Target, path: &StorePath, token: Option<&str>) -> anyhow::Result<StatusCode> {
     let authority = to.authority();
     let mut request = Request::get(format!("{}/{}.narinfo", to.path(), path.hash()))
@@ -85,25 +76,4 @@ async fn check(to: &Target, path: &StorePath, token: Option<&str>) -> anyhow::Re
     let request = request.body(Empty::<Bytes>::new()).context("ask")?;
     let stream = exchange::connect(&authority).await?;
     exchange::over(stream, request).await.map(|(status, _)| status)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_link_leads_to_its_store_path() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path().canonicalize().unwrap();
-        let store_dir = StoreDir::parse(folder.to_str().unwrap()).unwrap();
-        let name = "9d82wl65gr2phigksgzzimbdf176rx4c-wire-a-1.0";
-        std::fs::create_dir_all(folder.join(name).join("bin")).unwrap();
-        std::os::unix::fs::symlink(folder.join(name), folder.join("result")).unwrap();
-        for path in [folder.join("result"), folder.join(name).join("bin")] {
-            assert_eq!(store_path(&path, &store_dir).unwrap().base_name(), name);
-        }
-        assert!(store_path(&folder, &store_dir).is_err());
-        assert!(store_path(Path::new("/"), &store_dir).is_err());
-        assert!(store_path(&folder.join("missing"), &store_dir).is_err());
-    }
 }

@@ -13,8 +13,6 @@ use super::admin::{self, Reach};
 use super::{ConfigArgs, Ended, out, status};
 use crate::units::ByteSize;
 
-pub(super) use copy::store_path;
-
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(super) struct PushArgs {

@@ -1,46 +1,26 @@
 //! What is shown while an update is fetched and written, and what `--check` says.
 
-use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 
+use super::super::progress::{At, Progress};
 use super::super::{Ended, out};
 use super::runtime;
 use crate::config::Config;
-use crate::units::ByteSize;
 use crate::update::{self, Downgrade, Error, Machine, PATIENCE, Package, Server, Watcher};
 
-/// How often the line of a terminal is written over: each half percent can be seen.
-const TERMINAL_STEPS: u64 = 200;
-
-/// Elsewhere each is a line of a log, and ten of them say enough.
-const LOG_STEPS: u64 = 10;
-
 /// Shows how far it is.
-#[derive(Debug, Default)]
-pub(super) struct Shown {
-    last: Option<(&'static str, u64)>,
+#[derive(Debug)]
+pub(super) struct Shown(Progress);
+
+impl Default for Shown {
+    fn default() -> Self {
+        Self(Progress::new(false))
+    }
 }
 
 impl Watcher for Shown {
     fn progress(&mut self, what: &'static str, done: u64, of: u64) {
-        let is_terminal = std::io::stderr().is_terminal();
-        let steps = if is_terminal { TERMINAL_STEPS } else { LOG_STEPS };
-        let step = done.saturating_mul(steps) / of.max(1);
-        if self.last == Some((what, step)) {
-            return;
-        }
-        self.last = Some((what, step));
-        let (shown, of_shown) = (ByteSize(done), ByteSize(of));
-        let percent = done.saturating_mul(100) / of.max(1);
-        let text = format!("{what}: {percent} %, {shown} of {of_shown}");
-        if !is_terminal {
-            return out::note(&text);
-        }
-        let line_end = if done == of { "\n" } else { "" };
-        let mut stderr = std::io::stderr().lock();
-        // Spaces cover what a longer line left there.
-        let written = write!(stderr, "\r{text}          {line_end}").and_then(|()| stderr.flush());
-        out::ignore_closed_pipe(written);
+        self.0.at(&At { what: what.to_owned(), bytes: Some((done, Some(of))), things: None });
     }
 
     fn step(&mut self, step: &'static str) -> Result<(), Error> {
