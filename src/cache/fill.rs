@@ -64,7 +64,7 @@ pub(super) struct Fill {
 /// Follows the fill of this NAR, which begins now unless it runs already.
 pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
     let deadline = Instant::now() + START_WAIT;
-    let Some(fill) = join(inner, name) else { return NarAnswer::Absent };
+    let Some(fill) = join(inner, name, None) else { return NarAnswer::Absent };
     let follower = Follower::new(fill.followers);
     let mut phase = fill.phase;
     let begun = timeout_at(deadline, phase.wait_for(|phase| !matches!(phase, Phase::Starting)));
@@ -80,16 +80,31 @@ pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
     }
 }
 
-/// Waits for the fill of this NAR, which begins now unless it runs already: whether it is held then.
-/// Not one of its followers: where others want its memory it is given up.
-pub(super) async fn whole(inner: &Arc<Inner>, name: NarName) -> bool {
-    let Some(Fill { mut phase, .. }) = join(inner, name) else { return false };
+/// How a fill ended for who wants no bytes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whole {
+    Held,
+    NoRoom,
+    Not,
+}
+
+/// Waits for the fill of this NAR, which begins now unless it runs already; `only`: from this source
+/// and no other, and somebody waits for it. Otherwise nobody does: where others want its memory it is
+/// given up.
+pub(super) async fn whole(inner: &Arc<Inner>, name: NarName, only: Option<Source>) -> Whole {
+    let is_awaited = only.is_some();
+    let Some(Fill { mut phase, followers }) = join(inner, name, only) else { return Whole::Not };
+    let _follower = is_awaited.then(|| Follower::new(followers));
     let ended = phase.wait_for(|phase| !phase.is_under_way()).await;
-    matches!(ended.as_deref(), Ok(Phase::Held(_)))
+    match ended.as_deref() {
+        Ok(Phase::Held(_)) => Whole::Held,
+        Ok(Phase::NoRoom) => Whole::NoRoom,
+        Ok(Phase::Starting | Phase::Growing(_) | Phase::Failed) | Err(_) => Whole::Not,
+    }
 }
 
 /// The fill of this NAR; `None` when too many are in flight.
-fn join(inner: &Arc<Inner>, name: NarName) -> Option<Fill> {
+fn join(inner: &Arc<Inner>, name: NarName, only: Option<Source>) -> Option<Fill> {
     let mut fills = locked(&inner.fills);
     if let Some(fill) = fills.get(&name.nar_hash) {
         return Some(fill.clone());
@@ -102,7 +117,7 @@ fn join(inner: &Arc<Inner>, name: NarName) -> Option<Fill> {
     let fill = Fill { phase, followers: Arc::clone(&followers) };
     fills.insert(name.nar_hash, fill.clone());
     drop(fills);
-    let filling = Filling { inner: Arc::clone(inner), name, told, followers };
+    let filling = Filling { inner: Arc::clone(inner), name, only, told, followers };
     inner.tasks.spawn(async move {
         let closing = filling.inner.closing.clone();
         let ended = closing.run_until_cancelled(Box::pin(filling.run())).await;
@@ -119,6 +134,7 @@ fn join(inner: &Arc<Inner>, name: NarName) -> Option<Fill> {
 struct Filling {
     inner: Arc<Inner>,
     name: NarName,
+    only: Option<Source>,
     told: watch::Sender<Phase>,
     followers: Arc<AtomicUsize>,
 }
@@ -141,7 +157,10 @@ impl Filling {
         if inner.memory.no_room.holds(&name.nar_hash) {
             return Phase::NoRoom;
         }
-        let mut sources = Sources::new(Arc::clone(inner), *name).await;
+        let mut sources = match &self.only {
+            Some(source) => Sources::only(Arc::clone(inner), *name, source.clone()),
+            None => Sources::new(Arc::clone(inner), *name).await,
+        };
         for _ in 0..ATTEMPTS_MAX {
             let Some(source) = sources.next().await else {
                 sources.give_up().await;

@@ -38,6 +38,7 @@ mod documents;
 mod pushed;
 mod greet;
 mod scrub;
+mod import;
 pub(crate) mod ingest;
 
 #[cfg(test)]
@@ -49,6 +50,7 @@ use prefetch::Prefetch;
 use stall::{PATIENCE, Patience};
 
 pub use alias::AliasAnswer;
+pub use import::{ImportError, ImportPlan, ImportProgress, Imported, Named};
 pub use scrub::{ScrubError, ScrubFound, ScrubIs, ScrubProgress, ScrubState};
 pub use stream::{Cut, NarStream};
 

@@ -61,6 +61,20 @@ pub(super) struct Sources {
 }
 
 impl Sources {
+    /// This one and no other. Where it fails, nothing is said of the NAR elsewhere.
+    pub(super) fn only(inner: Arc<Inner>, name: NarName, source: Source) -> Self {
+        Self {
+            inner,
+            name,
+            remembered: VecDeque::from([source]),
+            asked: usize::MAX,
+            tried: Vec::new(),
+            known: true,
+            in_trouble: true,
+            other_nar: false,
+        }
+    }
+
     /// Collects what is remembered.
     pub(super) async fn new(inner: Arc<Inner>, name: NarName) -> Self {
         let mut sources = Self {

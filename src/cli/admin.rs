@@ -99,7 +99,6 @@ pub(super) async fn exchange(
 
 /// Gives a command that takes long, with what it is sent along: each word of how far it is goes to
 /// `told`, how it ended is returned. What the cache says against it is an error.
-#[allow(dead_code, reason = "its first command comes with the next commits")]
 pub(super) async fn follow(
     config: &Config,
     reach: Reach,

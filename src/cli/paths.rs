@@ -19,7 +19,6 @@ pub(super) type Named = (StorePathHash, String);
 
 /// What the arguments name: store paths, anything below one, links to one (`./result`), the 32
 /// characters of a hash; `-` is a line each of stdin, as `nix path-info -r` prints them. None twice.
-#[allow(dead_code, reason = "its first command comes with the next commits")]
 pub(super) fn named(args: &[String], store_dir: &StoreDir) -> anyhow::Result<Vec<Named>> {
     from(args, store_dir, std::io::stdin().lock())
 }

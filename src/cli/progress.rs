@@ -92,7 +92,6 @@ fn bar() -> ProgressBar {
 
 impl At {
     /// From the words of a running cache (`what`, `done_bytes`, `of_bytes`, `done`, `of`).
-    #[allow(dead_code, reason = "its first command comes with the next commits")]
     pub(super) fn of(told: &Value) -> Self {
         let number = |name: &str| told.get(name).and_then(Value::as_u64);
         Self {

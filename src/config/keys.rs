@@ -100,7 +100,7 @@ pub const KEYS: [Key; 45] = [
     ),
     key(
         "scrub.every",
-        "span or \"never\"",
+        "span",
         "\"30 d\"",
         "What is stored is read again within so long of running, a little each hour and rather \
          while nobody asks, and compared with its hash. What is damaged is withdrawn and fetched \

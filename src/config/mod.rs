@@ -26,8 +26,8 @@ use crate::{mdns as speaking, store, upstream};
 use source::Source;
 
 pub use keys::{KEYS, Key};
-pub use scrub::Scrub;
 pub use push::{Admin, Push, SYSTEM_ADMIN_SOCKET, Sign};
+pub use scrub::Scrub;
 pub use spool::SYSTEM_SPOOL;
 pub use tls::{Tls, TlsFiles};
 

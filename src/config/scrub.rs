@@ -60,6 +60,9 @@ mod tests {
         assert_eq!(every("every = \"0\""), Ok(None));
         assert_eq!(every("every = \"0 s\""), Ok(None));
         let wrong = every("every = \"often\"").unwrap_err().to_string();
-        assert!(wrong.contains("\"often\" is not a span") && wrong.contains("nor \"never\""), "{wrong}");
+        assert!(
+            wrong.contains("\"often\" is not a span") && wrong.contains("nor \"never\""),
+            "{wrong}"
+        );
     }
 }

@@ -27,7 +27,8 @@ pub(super) fn open(
     };
     info!(path = %config.admin.socket.display(), "admin socket");
     let (state_dir, sign) = (config.state_dir.clone(), config.push.sign);
-    let (push_of_keys, cache, public_keys) = (push.clone(), cache.clone(), public_keys.clone());
+    let (push_of_keys, public_keys) = (push.clone(), public_keys.clone());
+    let cache_of_keys = cache.clone();
     let reload_keys = move || {
         let keys = OwnKeys::read(&state_dir).map_err(|error| format!("{error:#}"))?;
         let signer = signer_of_fetched(sign, &keys);
@@ -36,10 +37,11 @@ pub(super) fn open(
             return Err("the key of this cache is gone: restore it from its backup".to_owned());
         };
         // Trusted before it signs.
-        cache.set_own_keys(public.clone(), signer);
+        cache_of_keys.set_own_keys(public.clone(), signer);
         public_keys.set(public.clone());
         push_of_keys.set_own_key(secret);
         Ok(public)
     };
-    Some((socket, Arc::new(Admin { push: push.clone(), reload_keys: Box::new(reload_keys) })))
+    let (cache, push) = (cache.clone(), push.clone());
+    Some((socket, Arc::new(Admin { cache, push, reload_keys: Box::new(reload_keys) })))
 }

@@ -1,7 +1,7 @@
 //! Commands on the local socket only: whoever may open it may command, so its mode is the rule. No
 //! route of the network leads here.
 //!
-//! `GET /queue`, `POST /retry`, `POST /forget?target=URL[&lost=true]`, `POST /keys/reload`, and what
+//! `GET /queue`, `POST /retry`, `GET /scrub`, `POST /scrub[?repair=true]`, `POST /import?dir=PATH`, `POST /forget?target=URL[&lost=true]`, `POST /keys/reload`, and what
 //! `admin_waiting.rs` answers. Answers are JSON; what cannot be done is an object with an `error`.
 
 use std::convert::Infallible;
@@ -28,8 +28,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::admin_waiting;
 use super::reply::{Media, Reply};
+use super::{admin_import, admin_scrub, admin_waiting};
+use crate::cache::Cache;
 use crate::metrics::Counter;
 use crate::nix::PublicKey;
 use crate::push::{Push, TargetState, TargetStatus};
@@ -67,6 +68,8 @@ const WAITING: &str = "/waiting/";
 
 /// What the commands work on.
 pub struct Admin {
+    /// The read side.
+    pub cache: Cache,
     /// The write side.
     pub push: Push,
     /// Reads the cache's own keys again, on a blocking thread: the keys that hold from then on, or
@@ -180,8 +183,7 @@ async fn talk(stream: UnixStream, admin: Arc<Admin>) {
 }
 
 /// What came with a command, as text; or what to answer.
-#[allow(dead_code, reason = "for the commands that take paths, which come next")]
-pub(super) async fn sent(body: Incoming) -> Result<String, Reply> {
+async fn sent(body: Incoming) -> Result<String, Reply> {
     let Ok(sent) = Limited::new(body, SENT_LEN_MAX).collect().await else {
         return Err(failed("more came than the largest closure has"));
     };
@@ -196,6 +198,15 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Reply {
             admin.push.retry();
             info!("told to try every push target again");
             done(&json!({"retried": true}))
+        }
+        (&Method::GET, "/scrub") => admin_scrub::state(&admin.cache),
+        (&Method::POST, "/scrub") => admin_scrub::scrub(&admin.cache, query),
+        (&Method::POST, "/import") => {
+            let query = query.to_owned();
+            match sent(request.into_body()).await {
+                Ok(sent) => admin_import::import(&admin.cache, &query, &sent),
+                Err(refused) => refused,
+            }
         }
         (&Method::POST, "/forget") => forget(&admin.push, query).await,
         (&Method::POST, "/keys/reload") => reload_keys(admin).await,

@@ -36,6 +36,8 @@ mod refusal;
 mod body;
 mod admin;
 mod admin_waiting;
+mod admin_scrub;
+mod admin_import;
 #[allow(dead_code, reason = "its first command comes with the next commits")]
 mod long;
 pub mod tls;

@@ -169,6 +169,7 @@ mod tests {
     use super::super::machine::Machine;
     use super::super::status::{HostStatus, Queue, StoreStatus, Traffic, UpstreamStatus};
     use super::*;
+    use crate::cache::{ScrubIs, ScrubState};
 
     fn status() -> Status {
         Status {
@@ -178,6 +179,15 @@ mod tests {
             public_key: Some("pi-1:abc=".into()),
             uptime_s: 3 * 3600 + 300,
             offline_since_s: None,
+            scrub: ScrubState {
+                is: ScrubIs::Off,
+                checked_bytes: 0,
+                of_bytes: 0,
+                last_done_s: None,
+                found: 0,
+                repaired: 0,
+            }
+            .into(),
             store: StoreStatus {
                 budget_bytes: 200 << 30,
                 used_bytes: 3 << 30,

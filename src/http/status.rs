@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::Site;
+use super::admin_scrub::ScrubStatus;
 use super::appliance::Appliance;
 use super::figures::Totals;
 use super::machine::Machine;
@@ -22,6 +23,7 @@ pub(super) struct Status {
     pub(super) uptime_s: u64,
     pub(super) offline_since_s: Option<u64>,
     pub(super) store: StoreStatus,
+    pub(super) scrub: ScrubStatus,
     pub(super) traffic: Traffic,
     pub(super) queue: Queue,
     pub(super) upstreams: Vec<UpstreamStatus>,
@@ -137,6 +139,7 @@ impl Status {
                 written_bytes: figures.written_bytes,
                 degraded: degraded(site.cache.store_state()),
             },
+            scrub: site.cache.scrub_state().into(),
             traffic: Traffic {
                 hits: totals.hits,
                 misses: totals.misses,
@@ -346,6 +349,14 @@ mod tests {
                 written_bytes: 0,
                 degraded: None,
             },
+            scrub: ScrubStatus {
+                state: "idle",
+                checked_bytes: 0,
+                of_bytes: 4,
+                last_done_s: None,
+                found: 0,
+                repaired: 0,
+            },
             traffic: Traffic {
                 hits: 0,
                 misses: 0,
@@ -369,7 +380,9 @@ mod tests {
         let expected = concat!(
             r#"{"version":"0","name":"snowberry","local_name":null,"public_key":null,"uptime_s":1,"#,
             r#""offline_since_s":null,"store":{"budget_bytes":0,"used_bytes":0,"narinfos":0,"#,
-            r#""nars":0,"pinned_bytes":0,"written_bytes":0},"traffic":{"hits":0,"misses":0,"#,
+            r#""nars":0,"pinned_bytes":0,"written_bytes":0},"scrub":{"state":"idle","#,
+            r#""checked_bytes":0,"of_bytes":4,"last_done_s":null,"found":0,"repaired":0},"#,
+            r#""traffic":{"hits":0,"misses":0,"#,
             r#""absent":0,"served_bytes":0,"fetched_bytes":0,"since":"1970-01-01T00:00:00Z"},"#,
             r#""queue":{"waiting":0,"waiting_bytes":0,"oldest_s":null,"stopped":[],"#,
             r#""targets":[]},"#,

@@ -148,10 +148,7 @@ impl Store {
 
     /// Checks some rows of the index, from its start or where it left off; damaged ones are mended
     /// behind. `None`: that was the end.
-    pub async fn check_index(
-        &self,
-        from: Option<IndexPlace>,
-    ) -> Result<Option<IndexPlace>, Error> {
+    pub async fn check_index(&self, from: Option<IndexPlace>) -> Result<Option<IndexPlace>, Error> {
         let session = self.shared.session()?;
         let check = self.shared.on_index_unseen(&session, move |session| check_rows(session, from));
         within(INDEX_WAIT, check).await

@@ -2,12 +2,13 @@
 //! saying so. What is not its NAR is withdrawn before anybody gets it, and fetched again from whoever
 //! has it. What the store withdrew of its own accord is fetched again here too.
 //!
-//! When it reads is said by [`pace`], what it finds in one NAR by [`check`].
+//! When it reads is said by [`pace`], what it finds in one NAR by [`check`]; [`repair`] has what is gone
+//! fetched again.
 
 mod check;
 mod pace;
+mod repair;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tracing::{debug, error, info, warn};
 
 use super::{Cache, Inner, fill, locked};
-use crate::nix::{NarHash, NarName};
+use crate::nix::NarHash;
 use crate::store::{self, HeldNar, ScrubMark};
 use check::Verdict;
 use pace::{Haste, Pace};
@@ -27,13 +28,6 @@ const NO_ROUND: Duration = Duration::from_hours(30 * 24);
 
 /// How long a scrub that is asked for waits until the slow one has come to the end of its NAR.
 const TURN_WAIT: Duration = Duration::from_mins(10);
-
-/// NARs that wait to be fetched again, besides those that the store still has the names of.
-const REPAIRS_MAX: usize = 4096;
-
-/// How often one is tried: with a look an hour, two days of an upstream that is away. Clients that ask
-/// for it have it fetched whatever this says.
-const REPAIR_TRIES_MAX: u32 = 48;
 
 /// How the scrub is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,14 +117,7 @@ pub(super) struct Scrub {
     turn: Semaphore,
     /// Somebody asked for a round: the slow one leaves its turn.
     is_asked: AtomicBool,
-    repairs: Mutex<VecDeque<Repair>>,
-}
-
-/// A NAR that is to be fetched again.
-#[derive(Debug, Clone, Copy)]
-struct Repair {
-    nar_hash: NarHash,
-    tries: u32,
+    repairs: repair::Repairs,
 }
 
 impl Scrub {
@@ -141,7 +128,7 @@ impl Scrub {
             pace: Mutex::new(Pace::new(every.unwrap_or(NO_ROUND))),
             turn: Semaphore::new(1),
             is_asked: AtomicBool::new(false),
-            repairs: Mutex::default(),
+            repairs: repair::Repairs::default(),
         }
     }
 }
@@ -361,82 +348,11 @@ impl Inner {
             sleep(haste.rest(began.elapsed(), self.store.quiet_for())).await;
         }
     }
-
-    /// Tries to fetch again all that was withdrawn: how many came, and how many did not.
-    async fn repair_all(self: &Arc<Self>, tell: &(impl Fn(u64, u64) + Sync)) -> (u64, u64) {
-        let waiting = {
-            let mut repairs = locked(&self.scrub.repairs);
-            let room = REPAIRS_MAX.saturating_sub(repairs.len());
-            let new = self.store.take_withdrawn(room).into_iter();
-            repairs.extend(new.map(|nar_hash| Repair { nar_hash, tries: 0 }));
-            repairs.len()
-        };
-        let of = u64::try_from(waiting).unwrap_or(u64::MAX);
-        let (mut came, mut failed) = (0, 0);
-        for done in 0..of {
-            tell(done, of);
-            // Left where it is until it is done: whoever waits for this may leave.
-            let Some(repair) = locked(&self.scrub.repairs).front().copied() else { break };
-            let ended = Box::pin(self.repair(repair.nar_hash)).await;
-            let mut repairs = locked(&self.scrub.repairs);
-            let is_there = repairs.front().is_some_and(|it| it.nar_hash == repair.nar_hash);
-            if is_there {
-                repairs.pop_front();
-            }
-            match ended {
-                Repaired::Held => came += 1,
-                Repaired::Nowhere => failed += 1,
-                Repaired::NotNow => {
-                    failed += 1;
-                    if is_there && repair.tries + 1 < REPAIR_TRIES_MAX {
-                        repairs.push_back(Repair { tries: repair.tries + 1, ..repair });
-                    }
-                }
-            }
-        }
-        (came, failed)
-    }
-
-    /// Fetches a NAR again, as for a client.
-    async fn repair(self: &Arc<Self>, nar_hash: NarHash) -> Repaired {
-        match self.store.nar(nar_hash).await {
-            // A client asked for it meanwhile.
-            Ok(Some(_)) => return self.is_repaired(nar_hash),
-            Ok(None) => {}
-            Err(_) => return Repaired::NotNow,
-        }
-        let Ok(paths) = self.store.paths_of(nar_hash, 1).await else { return Repaired::NotNow };
-        let Some(key) = paths.first().copied() else { return Repaired::Nowhere };
-        if fill::whole(self, NarName { nar_hash, key }).await {
-            return self.is_repaired(nar_hash);
-        }
-        match self.store.paths_of(nar_hash, 1).await {
-            // It is nowhere, and is not promised any more.
-            Ok(paths) if paths.is_empty() => Repaired::Nowhere,
-            Ok(_) | Err(_) => Repaired::NotNow,
-        }
-    }
-
-    fn is_repaired(&self, nar_hash: NarHash) -> Repaired {
-        info!(nar = %nar_hash.to_nix32(), "damaged NAR was fetched again");
-        self.metrics.repaired.inc();
-        self.store.change_scrub_mark(|mark| mark.repaired += 1);
-        Repaired::Held
-    }
-}
-
-/// How fetching again ended.
-enum Repaired {
-    Held,
-    /// Nobody has it, or nobody asks for it.
-    Nowhere,
-    /// It is to be tried again.
-    NotNow,
 }
 
 #[cfg(test)]
 impl Scrub {
     pub(super) fn waiting_repairs(&self) -> usize {
-        locked(&self.repairs).len()
+        self.repairs.waiting()
     }
 }

@@ -7,8 +7,10 @@ use std::time::Duration;
 /// are closed at rest stay closed most of the time.
 const TURNS_A_ROUND: u32 = 720;
 
-/// The longest and the shortest time between two looks whether it is time.
+/// The longest time between two looks whether it is time: that of a month's turns.
 const LOOK_MAX: Duration = Duration::from_hours(1);
+
+/// The shortest: looking costs a little too.
 const LOOK_MIN: Duration = Duration::from_secs(1);
 
 /// So long nobody has asked when a turn begins: the pauses within a build are shorter.

@@ -46,7 +46,8 @@ async fn a_store_that_is_right_is_left_as_it_is() {
     let found = scrub(&world.cache, true).await;
     assert_eq!(found, ScrubFound { checked: 5, ..ScrubFound::default() });
     world.store.flush().await.unwrap();
-    assert_eq!(world.store.figures(), before, "it wrote, or removed");
+    let after = store::Figures { disk_free_bytes: before.disk_free_bytes, ..world.store.figures() };
+    assert_eq!(after, before, "it wrote, or removed");
     let state = world.cache.scrub_state();
     assert_eq!((state.is, state.found, state.repaired), (ScrubIs::Off, 0, 0));
     assert!(state.last_done_s.is_some_and(|since| since < 60));
