@@ -161,6 +161,11 @@ impl Metrics {
         metrics
     }
 
+    /// An upstream is not asked any more: a gauge that stays would keep an alarm going.
+    pub fn upstream_gone(&self, url: &str) {
+        self.upstream_up.remove(&UpstreamLabel { upstream: url.to_owned() });
+    }
+
     /// The text that Prometheus reads (`OpenMetrics` 1.0).
     pub fn text(&self) -> String {
         let mut text = String::new();

@@ -45,8 +45,8 @@ pub(super) async fn document(inner: &Inner, path: &str) -> Outcome<Bytes> {
     if inner.memory.absent_documents.holds(&name) {
         return Outcome::Absent;
     }
-    let questions = inner
-        .upstreams
+    let upstreams = inner.upstreams();
+    let questions = upstreams
         .iter()
         .map(|upstream| -> BoxFuture<'_, Said<Bytes>> { Box::pin(ask_one(upstream, path)) });
     let Ok(asked) = timeout(UPSTREAM_WAIT, ask::first(questions.collect::<Vec<_>>())).await else {

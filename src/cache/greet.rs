@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::Inner;
+use super::{Inner, locked};
 use crate::upstream::{Error, Upstream};
 
 /// First rest after a contact that failed: at boot the network comes a moment later.
@@ -19,11 +20,40 @@ const REST_MIN: Duration = Duration::from_secs(5);
 /// small question costs nobody anything.
 const REST_MAX: Duration = Duration::from_mins(5);
 
+/// Who is asked now.
+pub(super) struct Asked {
+    pub(super) upstreams: Arc<[Upstream]>,
+    /// Ends the greeting of these, once others take their place.
+    replaced: CancellationToken,
+}
+
+impl Asked {
+    pub(super) fn new(upstreams: Vec<Upstream>) -> Self {
+        Self { upstreams: upstreams.into(), replaced: CancellationToken::new() }
+    }
+
+    pub(super) fn replace(&mut self, upstreams: Vec<Upstream>) {
+        self.replaced.cancel();
+        *self = Self::new(upstreams);
+    }
+}
+
 /// Greets all of them in the background.
 pub(super) fn all(inner: &Arc<Inner>) {
-    for upstream in &inner.upstreams {
-        let (upstream, closing) = (upstream.clone(), inner.closing.clone());
-        inner.tasks.spawn(async move { closing.run_until_cancelled(greet(&upstream)).await });
+    let (upstreams, replaced) = {
+        let asked = locked(&inner.asked);
+        (Arc::clone(&asked.upstreams), asked.replaced.clone())
+    };
+    for upstream in &*upstreams {
+        let upstream = upstream.clone();
+        let (closing, replaced) = (inner.closing.clone(), replaced.clone());
+        inner.tasks.spawn(async move {
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = replaced.cancelled() => {}
+                () = greet(&upstream) => {}
+            }
+        });
     }
 }
 

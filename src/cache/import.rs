@@ -181,7 +181,8 @@ fn open(inner: &Inner, plan: &ImportPlan) -> Result<Upstream, ImportError> {
     let no_cache = |why: String| ImportError::NoCache { dir: plan.dir.clone(), why };
     let url = Url::from_directory_path(&plan.dir);
     let url = url.map_err(|()| no_cache("it is no absolute path".to_owned()))?;
-    let of_upstreams = inner.upstreams.iter().filter_map(Upstream::trusted_keys);
+    let upstreams = inner.upstreams();
+    let of_upstreams = upstreams.iter().filter_map(Upstream::trusted_keys);
     let keys = of_upstreams.flat_map(TrustedKeys::keys).chain(&plan.keys);
     // An upstream must have some; ours count anyway.
     let keys: Vec<String> =
@@ -195,6 +196,7 @@ fn open(inner: &Inner, plan: &ImportPlan) -> Result<Upstream, ImportError> {
         netrc_file: None,
         headers_file: None,
         push: false,
+        limit: None,
     };
     if config.trusted_public_keys.is_empty() {
         let why = "no upstream of this cache has a key, and none was given: nobody's signature \

@@ -80,6 +80,10 @@ impl<K: Eq + Hash + Clone, V: Clone> Lately<K, V> {
     pub(super) fn forget(&self, key: &K) {
         self.facts.remove(key);
     }
+
+    fn forget_all(&self) {
+        self.facts.clear();
+    }
 }
 
 /// Weighs a ready narinfo by its bytes.
@@ -124,6 +128,12 @@ impl Memory {
             unkeepable: Lately::new(FEW, UNKEEPABLE_TTL),
             file_names: Lately::new(MANY, FILE_NAME_TTL),
         }
+    }
+
+    /// Others are asked from now on: what nobody had may be had.
+    pub(super) fn forget_absences(&self) {
+        self.absent.forget_all();
+        self.absent_documents.forget_all();
     }
 
     /// A narinfo as clients see it, when it is at hand and fresh.

@@ -123,7 +123,7 @@ struct Inner {
     config: Config,
     own: Mutex<Arc<trust::Own>>,
     store: Store,
-    upstreams: Vec<Upstream>,
+    asked: Mutex<greet::Asked>,
     metrics: Metrics,
     memory: Memory,
     questions: Mutex<HashMap<StorePathHash, narinfo::Latest>>,
@@ -151,6 +151,11 @@ impl Inner {
         Arc::clone(&locked(&self.own))
     }
 
+    /// The upstreams as they are now, in the order of their priority.
+    fn upstreams(&self) -> Arc<[Upstream]> {
+        Arc::clone(&locked(&self.asked).upstreams)
+    }
+
     fn is_degraded(&self) -> bool {
         matches!(self.store.state(), store::State::Degraded { .. })
     }
@@ -176,7 +181,7 @@ impl Cache {
         let inner = Inner {
             own: Mutex::new(trust::Own::new(config.own_keys.clone(), config.signer.clone())),
             store,
-            upstreams,
+            asked: Mutex::new(greet::Asked::new(upstreams)),
             metrics,
             memory: Memory::new(),
             questions: Mutex::default(),
@@ -199,6 +204,14 @@ impl Cache {
     /// Other keys are ours from now on, and another one signs what is fetched.
     pub fn set_own_keys(&self, own_keys: Vec<PublicKey>, signer: Option<SecretKey>) {
         *locked(&self.inner.own) = trust::Own::new(own_keys, signer);
+    }
+
+    /// Others are asked from now on, in the order of their priority. What is under way goes on with
+    /// those before; that a path is nowhere to be had is not remembered any more.
+    pub fn set_upstreams(&self, upstreams: Vec<Upstream>) {
+        locked(&self.inner.asked).replace(upstreams);
+        self.inner.memory.forget_absences();
+        greet::all(&self.inner);
     }
 
     /// A narinfo that is ready in memory: no waiting, for the reactor.
@@ -251,15 +264,15 @@ impl Cache {
 
     /// The upstreams and how they are, in order.
     pub fn upstreams(&self) -> Vec<(String, upstream::Health)> {
-        let upstreams = self.inner.upstreams.iter();
-        upstreams.map(|upstream| (upstream.url().to_string(), upstream.health())).collect()
+        let upstreams = self.inner.upstreams();
+        upstreams.iter().map(|it| (it.url().to_string(), it.health())).collect()
     }
 
     /// Since when no upstream answers, in seconds; `None` while one does, or when there is none.
     pub fn offline_since_s(&self) -> Option<u64> {
-        let health = self.inner.upstreams.iter().map(Upstream::health);
+        let upstreams = self.inner.upstreams();
         let mut since = None;
-        for upstream in health {
+        for upstream in upstreams.iter().map(Upstream::health) {
             match upstream.state {
                 HealthState::Up => return None,
                 HealthState::Down | HealthState::Refusing => {

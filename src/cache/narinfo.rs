@@ -118,8 +118,8 @@ pub(super) async fn local(inner: &Inner, key: StorePathHash) -> Local {
 fn shown(inner: &Inner, stored: &StoredNarInfo, held: Option<&HeldNar>) -> Bytes {
     let mut shown = trust::for_clients(&stored.narinfo, held);
     if stored.origin == Origin::Upstream {
-        let mut upstreams = inner.upstreams.iter();
-        let from = upstreams.find(|upstream| **upstream.url() == *stored.upstream);
+        let upstreams = inner.upstreams();
+        let from = upstreams.iter().find(|upstream| **upstream.url() == *stored.upstream);
         let keys = from.and_then(Upstream::trusted_keys);
         inner.own().sign_fetched(&mut shown, keys, &inner.config.store_dir);
     }
@@ -187,8 +187,9 @@ async fn ask_all(
     stored: Option<Box<StoredNarInfo>>,
 ) -> Answer {
     let preferred = stored.as_ref().map(|stored| stored.narinfo.nar_hash);
+    let upstreams = inner.upstreams();
     let Asked { found, other, trouble } = {
-        let questions = in_order(inner, stored.as_deref())
+        let questions = in_order(&upstreams, stored.as_deref())
             .map(|upstream| -> BoxFuture<'_, Said<StoredNarInfo>> {
                 Box::pin(ask_one(inner, upstream, key, preferred))
             })
@@ -206,14 +207,14 @@ async fn ask_all(
 
 /// The upstreams in order of priority, but first the one that promised what is stored.
 fn in_order<'a>(
-    inner: &'a Inner,
+    upstreams: &'a [Upstream],
     stored: Option<&StoredNarInfo>,
 ) -> impl Iterator<Item = &'a Upstream> {
     let promised = stored.map(|stored| stored.upstream.clone());
     let is_first = move |upstream: &&Upstream| Some(&**upstream.url()) == promised.as_deref();
     let is_other = is_first.clone();
-    let others = inner.upstreams.iter().filter(move |upstream| !is_other(upstream));
-    inner.upstreams.iter().filter(is_first).chain(others)
+    let others = upstreams.iter().filter(move |upstream| !is_other(upstream));
+    upstreams.iter().filter(is_first).chain(others)
 }
 
 /// Asks one upstream and judges what it says.

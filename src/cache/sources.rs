@@ -47,6 +47,8 @@ pub(super) struct Opened {
 pub(super) struct Sources {
     pub(super) inner: Arc<Inner>,
     pub(super) name: NarName,
+    /// As they were when it began.
+    upstreams: Arc<[Upstream]>,
     remembered: VecDeque<Source>,
     /// Upstreams that were asked for their narinfo anew.
     asked: usize,
@@ -64,10 +66,11 @@ impl Sources {
     /// This one and no other. Where it fails, nothing is said of the NAR elsewhere.
     pub(super) fn only(inner: Arc<Inner>, name: NarName, source: Source) -> Self {
         Self {
+            upstreams: Arc::new([]),
             inner,
             name,
             remembered: VecDeque::from([source]),
-            asked: usize::MAX,
+            asked: 0,
             tried: Vec::new(),
             known: true,
             in_trouble: true,
@@ -78,6 +81,7 @@ impl Sources {
     /// Collects what is remembered.
     pub(super) async fn new(inner: Arc<Inner>, name: NarName) -> Self {
         let mut sources = Self {
+            upstreams: inner.upstreams(),
             inner,
             name,
             remembered: VecDeque::new(),
@@ -103,7 +107,7 @@ impl Sources {
     }
 
     fn remember(&mut self, stored: StoredNarInfo) {
-        let upstream = self.inner.upstreams.iter().find(|one| **one.url() == *stored.upstream);
+        let upstream = self.upstreams.iter().find(|one| **one.url() == *stored.upstream);
         if let Some(upstream) = upstream
             && stored.narinfo.nar_hash == self.name.nar_hash
         {
@@ -146,7 +150,7 @@ impl Sources {
     /// Asks the next upstream for its narinfo: `None` when all were asked, `Some(None)` when this
     /// one has not this NAR.
     async fn ask_next(&mut self) -> Option<Option<Source>> {
-        let upstream = self.inner.upstreams.get(self.asked)?.clone();
+        let upstream = self.upstreams.get(self.asked)?.clone();
         self.asked += 1;
         let NarName { nar_hash, key } = self.name;
         let asking = narinfo::ask_one(&self.inner, &upstream, key, Some(nar_hash));

@@ -160,6 +160,7 @@ fn upstream_config(args: &InitArgs) -> anyhow::Result<upstream::Config> {
         netrc_file: None,
         headers_file: None,
         push: true,
+        limit: None,
     })
 }
 

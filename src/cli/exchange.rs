@@ -37,12 +37,13 @@ pub(super) async fn get(authority: &str, path: &str) -> anyhow::Result<Bytes> {
 }
 
 /// The answer to `request` over a fresh connection.
-pub(super) async fn over<S>(
+pub(super) async fn over<S, B>(
     stream: S,
-    request: Request<Empty<Bytes>>,
+    request: Request<B>,
 ) -> anyhow::Result<(StatusCode, Bytes)>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
     with(stream, request, async |response| {
         let status = response.status();

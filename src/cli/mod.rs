@@ -5,6 +5,7 @@ mod admin;
 mod backup;
 mod bucket;
 mod check;
+mod demo;
 mod doctor;
 mod exchange;
 mod export;
@@ -21,6 +22,7 @@ mod man;
 mod out;
 mod paths;
 mod progress;
+mod reload;
 mod push;
 mod scrub;
 mod serve;
@@ -131,12 +133,18 @@ enum Command {
     /// `snowberry forward` need. Says each file that it writes; may be run again at any time.
     #[command(after_help = join::EXAMPLES)]
     Join(join::JoinArgs),
+    /// Show what this is, in a few seconds: a miss, a hit, an upstream that is gone, a push.
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::DemoArgs),
     /// Say what is wrong and what to do about it, without starting.
     #[command(after_help = CONFIG_HELP)]
     Check(check::CheckArgs),
     /// Ask a running cache how it is.
     #[command(after_help = STATUS_EXAMPLES)]
     Status(status::StatusArgs),
+    /// Let a running cache read its configuration again.
+    #[command(after_help = reload::EXAMPLES)]
+    Reload(ConfigArgs),
     /// List the caches of the house, found by multicast DNS.
     #[command(after_help = find::EXAMPLES)]
     Find(find::FindArgs),
@@ -213,7 +221,7 @@ enum Command {
 }
 
 /// Where the configuration comes from.
-#[derive(Debug, Default, Args)]
+#[derive(Debug, Clone, Default, Args)]
 struct ConfigArgs {
     /// The configuration file.
     #[arg(long, value_name = "FILE")]
@@ -273,8 +281,10 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Serve(config) => serve::run(&config),
         Command::Join(args) => join::run(&args),
         Command::Forward(config) => forward::run(&config),
+        Command::Demo(args) => demo::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Reload(config) => reload::run(&config),
         Command::Find(args) => find::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Key { command } => key::run(&command),

@@ -7,7 +7,7 @@ use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConfigArgs, Ended, log};
-use crate::daemon::{self, Given};
+use crate::daemon::{self, Given, Reread};
 use crate::systemd;
 
 /// Two: narinfos are answered from memory, and what takes time runs on other threads. More would
@@ -35,7 +35,9 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
         .context("start the runtime")?;
     let stop = CancellationToken::new();
     let (tls_sockets, sockets) = split(sockets);
-    let given = Given { disk: None, sockets, tls_sockets };
+    let again = args.clone();
+    let reread: Reread = Box::new(move || Ok(again.load()?));
+    let given = Given { reread: Some(reread), disk: None, sockets, tls_sockets };
     let ended = runtime.block_on(async {
         let daemon = daemon::run(config, given, stop.clone(), drop);
         tokio::select! {

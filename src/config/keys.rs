@@ -162,6 +162,13 @@ pub const KEYS: [Key; 45] = [
          of an s3 upstream must be allowed to put.",
     ),
     key(
+        "upstream.limit",
+        "size",
+        "none",
+        "Bytes a second of NARs that are fetched from this upstream, such as \"2 MiB\", all \
+         transfers together: what is left of the line is for the rest of the house.",
+    ),
+    key(
         "push.tokens-file",
         "path",
         "<state-dir>/tokens",

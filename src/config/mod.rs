@@ -363,6 +363,7 @@ fn default_upstream() -> upstream::Config {
         netrc_file: None,
         headers_file: None,
         push: false,
+        limit: None,
     }
 }
 

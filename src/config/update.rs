@@ -13,8 +13,8 @@ use crate::update::Config;
 /// Where the parts of the appliance tell the daemon how they are, unless configured.
 const DEFAULT_NOTES: &str = "/run/snowberry-appliance";
 
-/// Slower than this an update of 200 MB takes longer than the days between two.
-const LIMIT_MIN: ByteSize = ByteSize(4 << 10);
+/// The lowest bound that any upstream may have; an update of 200 MB takes four hours then.
+const LIMIT_MIN: ByteSize = ByteSize(16 << 10);
 
 /// The `[update]` table as it is written.
 #[derive(Debug, Default, Deserialize)]
@@ -79,7 +79,7 @@ mod tests {
         check("url = \"https://updates.example/pi\"\nlimit = \"1 MiB\"", "");
         check("url = \"s3://me:secret@b\"", "update.url: s3://b is neither");
         check("ca-file = \"/nonexistent/ca.pem\"", "update.ca-file: /nonexistent");
-        check("limit = \"1 B\"", "update.limit: less than 4.0 KiB");
+        check("limit = \"1 B\"", "update.limit: less than 16.0 KiB");
         let mut told = Vec::new();
         ApplianceTable { notes: Some("run".into()) }.freeze(&mut told);
         assert_eq!(told.len(), 1);

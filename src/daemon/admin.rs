@@ -1,47 +1,37 @@
 //! The admin socket: where it is, and what its commands work on.
 
 use std::error::Error;
+use std::path::Path;
 use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::{OwnKeys, signer_of_fetched};
+use super::reload::Reloader;
 use crate::cache::Cache;
-use crate::config::Config;
-use crate::http::{Admin, AdminSocket, PublicKeys};
+use crate::http::{Admin, AdminSocket};
 use crate::push::Push;
 
 /// Opens it. Without it the cache goes on: it serves clients, and only commands miss it.
 pub(super) fn open(
-    config: &Config,
-    (push, cache, public_keys): (&Push, &Cache, &PublicKeys),
+    path: &Path,
+    (cache, push): (&Cache, &Push),
+    reloader: &Arc<Reloader>,
 ) -> Option<(AdminSocket, Arc<Admin>)> {
-    let path = config.admin.socket.clone();
-    let socket = match AdminSocket::bind(path) {
+    let socket = match AdminSocket::bind(path.to_path_buf()) {
         Ok(socket) => socket,
         Err(error) => {
-            let path = config.admin.socket.display();
-            warn!(%path, error = &error as &dyn Error, "there is no admin socket");
+            let error = &error as &dyn Error;
+            warn!(path = %path.display(), error, "there is no admin socket");
             return None;
         }
     };
-    info!(path = %config.admin.socket.display(), "admin socket");
-    let (state_dir, sign) = (config.state_dir.clone(), config.push.sign);
-    let (push_of_keys, public_keys) = (push.clone(), public_keys.clone());
-    let cache_of_keys = cache.clone();
-    let reload_keys = move || {
-        let keys = OwnKeys::read(&state_dir).map_err(|error| format!("{error:#}"))?;
-        let signer = signer_of_fetched(sign, &keys);
-        let public = keys.public();
-        let Some(secret) = keys.secret else {
-            return Err("the key of this cache is gone: restore it from its backup".to_owned());
-        };
-        // Trusted before it signs.
-        cache_of_keys.set_own_keys(public.clone(), signer);
-        public_keys.set(public.clone());
-        push_of_keys.set_own_key(secret);
-        Ok(public)
+    info!(path = %path.display(), "admin socket");
+    let (of_keys, of_all) = (Arc::clone(reloader), Arc::clone(reloader));
+    let admin = Admin {
+        cache: cache.clone(),
+        push: push.clone(),
+        reload_keys: Box::new(move || of_keys.reload_keys()),
+        reload: Box::new(move || of_all.tell()),
     };
-    let (cache, push) = (cache.clone(), push.clone());
-    Some((socket, Arc::new(Admin { cache, push, reload_keys: Box::new(reload_keys) })))
+    Some((socket, Arc::new(admin)))
 }

@@ -5,6 +5,7 @@ mod announce;
 mod key;
 mod listen;
 mod names;
+mod reload;
 mod still;
 mod tls;
 mod watchdog;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -34,6 +35,7 @@ use crate::systemd;
 use crate::upstream::Upstream;
 
 use listen::listen;
+use reload::{Parts, Reloader, open_upstreams};
 use watchdog::Watched;
 
 pub use listen::near;
@@ -64,9 +66,14 @@ const STORE_CLOSE_WAIT: Duration = Duration::from_secs(20);
 /// Memory of codecs in all: six xz streams of the usual preset at once, within a Pi's 48 MiB.
 const CODEC_MEMORY_BYTES: u64 = 48 << 20;
 
+/// Reads the configuration again, as the process was told to at its start.
+pub type Reread = Box<dyn Fn() -> anyhow::Result<Config> + Send + Sync>;
+
 /// What the process was given besides its configuration.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Given {
+    /// How the configuration is read again; without it, it holds until the end.
+    pub reread: Option<Reread>,
     /// The store's disk; `None` is the folder of the configuration. Tests give one that fails.
     pub disk: Option<Arc<dyn Disk>>,
     /// Sockets that listen already: [`systemd::inherited_sockets`].
@@ -90,7 +97,9 @@ pub async fn run(
     tell_config(&config);
     key::make_state_dir(&config.state_dir)?;
     // Before anything is opened: what is wrong in the configuration ends the start with code 78.
-    let upstreams = open_upstreams(&config, &metrics)?;
+    let upstreams = open_upstreams(&config, &[], &metrics)?;
+    // A signal that comes before anybody listens for it would end the process.
+    let hangups = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let (plain, addresses) = listen(config.listen.as_deref(), given.sockets).await?;
     let plain_port = addresses.first().map(SocketAddr::port);
     let tls = tls::open(&config, given.tls_sockets).await?;
@@ -116,7 +125,7 @@ pub async fn run(
     };
     let cache = Cache::new(cache_config, store.clone(), upstreams.clone(), metrics.clone());
     cache.keep_scrubbing();
-    let push = open_push(&config, &keys, (&store, &cache), upstreams, &metrics);
+    let push = open_push(&config, &keys, (&store, &cache), upstreams.clone(), &metrics);
     let public_keys = PublicKeys::new(keys.public());
     let keeper = tls.as_ref().map(|tls| tls::Keeper::new(&tls.identity, &store, &config));
     let keeper = tls::first_look(keeper).await;
@@ -128,7 +137,9 @@ pub async fn run(
     let watched = Watched { address, crowd: crowd.clone(), store: store.clone() };
     let tls_listeners = tls.map(|tls| tls.listeners).unwrap_or_default();
     let listeners = Listeners { plain, tls: tls_listeners, crowd };
-    let admin = admin::open(&config, (&push, &cache, &public_keys));
+    let parts = Parts::new(&cache, &push, &public_keys, &metrics);
+    let reloader = Arc::new(Reloader::new(given.reread, parts, (config.clone(), upstreams)));
+    let admin = admin::open(&config.admin.socket, (&cache, &push), &reloader);
     let site = Site {
         cache: cache.clone(),
         push: push.clone(),
@@ -146,7 +157,7 @@ pub async fn run(
         notes: config.appliance_notes,
         started,
     };
-    let beside = Beside { admin, announcer, keeper, watched };
+    let beside = Beside { admin, announcer, keeper, watched, reloads: (reloader, hangups) };
     let ended = serve(listeners, Arc::new(site), push, beside, stop).await;
     within(CACHE_CLOSE_WAIT, "fills", cache.close()).await;
     within(STORE_CLOSE_WAIT, "store", store.close()).await;
@@ -217,23 +228,6 @@ fn open_push(
     Push::new(push_config, key, (store, cache), targets_and_others, metrics.clone())
 }
 
-/// In the order of the configuration: it is the order in which they are asked.
-fn open_upstreams(config: &Config, metrics: &Metrics) -> anyhow::Result<Vec<Upstream>> {
-    let mut upstreams = Vec::new();
-    let mut problems = Vec::new();
-    for upstream in &config.upstreams {
-        match Upstream::new(upstream, &config.store_dir, metrics) {
-            Ok(upstream) => upstreams.push(upstream),
-            Err(error) => problems.push(config::upstream_problem(&error)),
-        }
-    }
-    if problems.is_empty() {
-        Ok(upstreams)
-    } else {
-        Err(config::Error::Wrong(config::Problems(problems)).into())
-    }
-}
-
 /// An appliance that runs on trial must be able to go back: the store keeps its format.
 fn store_config(config: &Config) -> store::Config {
     let notes = Notes::read(&config.appliance_notes);
@@ -288,6 +282,7 @@ struct Beside {
     announcer: Option<Announcer>,
     keeper: Option<tls::Keeper>,
     watched: Watched,
+    reloads: (Arc<Reloader>, Signal),
 }
 
 /// Serves, pushes, watches, and returns when `stop` was cancelled and all is drained, or when a
@@ -306,6 +301,8 @@ async fn serve(
     if let Some(allowed) = systemd::watchdog_allowed() {
         tasks.spawn(watchdog::run(beside.watched, allowed, stop.clone()));
     }
+    let (reloader, hangups) = beside.reloads;
+    tasks.spawn(reload::at_hangups(reloader, hangups, stop.clone()));
     if let Some(announcer) = beside.announcer {
         let stop = stop.clone();
         tasks.spawn(async move {

@@ -26,7 +26,7 @@ impl Still {
     pub async fn open(config: &Config) -> anyhow::Result<Self> {
         key::make_state_dir(&config.state_dir)?;
         let metrics = Metrics::new();
-        let upstreams = open_upstreams(config, &metrics)?;
+        let upstreams = open_upstreams(config, &[], &metrics)?;
         let store = Store::start(config.store.clone(), folder(config), metrics.clone())
             .context("start the store's threads")?;
         if let store::State::Degraded { reason, .. } = store.first_opened().await {

@@ -1,8 +1,9 @@
 //! Commands on the local socket only: whoever may open it may command, so its mode is the rule. No
 //! route of the network leads here.
 //!
-//! `GET /queue`, `POST /retry`, `GET /scrub`, `POST /scrub[?repair=true]`, `POST /import?dir=PATH`, `POST /forget?target=URL[&lost=true]`, `POST /keys/reload`, and what
-//! `admin_waiting.rs` answers. Answers are JSON; what cannot be done is an object with an `error`.
+//! `GET /queue`, `POST /retry`, `POST /forget?target=URL[&lost=true]`, `POST /keys/reload`, `POST /reload`,
+//! `GET /scrub`, `POST /scrub`, `POST /import?dir=PATH`, and what `admin_waiting.rs` answers. Answers are
+//! JSON, of what takes long in lines; what cannot be done is an object with an `error`.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -75,6 +76,17 @@ pub struct Admin {
     /// Reads the cache's own keys again, on a blocking thread: the keys that hold from then on, or
     /// why it stays as it was, in a sentence.
     pub reload_keys: Box<dyn Fn() -> Result<Vec<PublicKey>, String> + Send + Sync>,
+    /// Reads the configuration again and takes what may change, likewise.
+    pub reload: Box<dyn Fn() -> Result<Reloaded, String> + Send + Sync>,
+}
+
+/// What another configuration did. Keys of the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// What holds from now on.
+    pub changed: Vec<&'static str>,
+    /// What has changed and is read at the start only.
+    pub needs_restart: Vec<&'static str>,
 }
 
 /// The socket; its name goes with it.
@@ -210,6 +222,7 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Reply {
         }
         (&Method::POST, "/forget") => forget(&admin.push, query).await,
         (&Method::POST, "/keys/reload") => reload_keys(admin).await,
+        (&Method::POST, "/reload") => reload(admin).await,
         (&Method::GET, path) if path.starts_with(WAITING) => {
             let path = path.strip_prefix(WAITING).unwrap_or_default();
             admin_waiting::answer(&admin.push.waiting(), path, query).await
@@ -278,6 +291,17 @@ async fn forget(push: &Push, query: &str) -> Reply {
             warn!(%target, error = &error as &dyn Error, "cannot forget a push target");
             failed("the store cannot be changed now, its log says why")
         }
+    }
+}
+
+async fn reload(admin: &Arc<Admin>) -> Reply {
+    let asked = Arc::clone(admin);
+    let read = tokio::task::spawn_blocking(move || (asked.reload)()).await;
+    match read.unwrap_or_else(|_| Err("the configuration could not be read".to_owned())) {
+        Ok(Reloaded { changed, needs_restart }) => {
+            done(&json!({"changed": changed, "needs_restart": needs_restart}))
+        }
+        Err(sentence) => failed(&sentence),
     }
 }
 

@@ -45,7 +45,7 @@ pub mod tls;
 #[cfg(test)]
 mod tests;
 
-pub use admin::{Admin, AdminSocket};
+pub use admin::{Admin, AdminSocket, Reloaded};
 pub use front::PRIORITY;
 pub use lan::{Prefix, PrefixError};
 pub use public_keys::PublicKeys;

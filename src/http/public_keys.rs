@@ -26,7 +26,7 @@ impl PublicKeys {
     }
 
     /// All, the one that signs first.
-    pub(super) fn all(&self) -> Arc<[PublicKey]> {
+    pub fn all(&self) -> Arc<[PublicKey]> {
         Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -157,7 +157,7 @@ fn has_all(stored: &StoredNarInfo, bound: &Bound) -> bool {
 
 impl Inner {
     pub(super) fn target_urls(&self) -> Vec<String> {
-        self.targets.iter().map(|target| target.url().to_string()).collect()
+        self.upstreams().targets.iter().map(|target| target.url().to_string()).collect()
     }
 
     fn drop_differing(&self, key: StorePathHash, place: &'static str) {
@@ -199,7 +199,8 @@ impl Inner {
     async fn judge(&self, bound: &Bound, known: &Known) -> Verdict {
         let nar_hash = bound.narinfo.nar_hash;
         let key = bound.narinfo.store_path.hash();
-        let at_targets = self.hear(&self.targets, key, OTHERS_WAIT);
+        let upstreams = self.upstreams();
+        let at_targets = self.hear(&upstreams.targets, key, OTHERS_WAIT);
         let at_others = self.heard_of_others(key, OTHERS_WAIT);
         let (at_targets, at_others) = tokio::join!(at_targets, at_others);
         // What was acknowledged here once is ours, whoever has it meanwhile.

@@ -14,11 +14,10 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::carry::{Carrier, Failed};
-use super::limit::Limit;
 use super::{Inner, now_s};
 use crate::nix::{CacheInfo, FileHash, NarHash, NarName, StorePath, UploadName};
 use crate::store::{self, HeldNar, Queued};
-use crate::upstream::{self, Object, ObjectHead, Source};
+use crate::upstream::{self, Limit, Object, ObjectHead, Source};
 
 /// A NAR's media type, as Nix sends it.
 const NAR_TYPE: &str = "application/x-nix-nar";
@@ -147,7 +146,7 @@ pub(super) async fn nar(carrier: &Carrier, held: &HeldNar) -> Result<u64, Failed
     {
         return Ok(0);
     }
-    let rows = Rows { held, limit: &inner.workers.limit, failed: Mutex::default() };
+    let rows = Rows { held, limit: &inner.limit, failed: Mutex::default() };
     let object = Object {
         key: &key,
         content_type: NAR_TYPE,

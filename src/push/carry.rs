@@ -191,7 +191,7 @@ impl Carrier {
         mut stored: StoredNarInfo,
     ) -> Result<Result<StoredNarInfo, Carried>, Failed> {
         let Self { inner, .. } = self;
-        if inner.others.is_empty() {
+        if inner.upstreams().others.is_empty() {
             return Ok(Ok(stored));
         }
         let key = stored.narinfo.store_path.hash();
@@ -234,7 +234,7 @@ impl Carrier {
         body: Bytes,
     ) -> Result<u64, upstream::Error> {
         let len = body.len();
-        self.inner.workers.limit.wait(len).await;
+        self.inner.limit.wait(len).await;
         self.target.put_small(name, media_type, body).await?;
         Ok(u64::try_from(len).unwrap_or(u64::MAX))
     }

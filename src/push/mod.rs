@@ -16,7 +16,9 @@ use crate::cache::Cache;
 use crate::metrics::Metrics;
 use crate::nix::{SecretKey, StoreDir};
 use crate::store::Store;
-use crate::upstream::Upstream;
+use crate::upstream::{Limit, Upstream};
+
+use upstreams::Upstreams;
 
 pub mod tokens;
 
@@ -29,7 +31,7 @@ mod waiting;
 mod others;
 mod order;
 mod state;
-mod limit;
+mod upstreams;
 mod bring;
 mod carry;
 mod worker;
@@ -70,10 +72,10 @@ struct Inner {
     own_key: Mutex<Option<SecretKey>>,
     store: Store,
     cache: Cache,
-    /// Where it is carried.
-    targets: Vec<Upstream>,
-    /// Who is asked whether it is theirs already.
-    others: Vec<Upstream>,
+    /// Where it is carried, and who is asked whether it is theirs already.
+    upstreams: Mutex<Arc<Upstreams>>,
+    /// Of what all targets together get.
+    limit: Limit,
     others_memory: others::Others,
     metrics: Metrics,
     /// Told whenever something was queued.
@@ -97,10 +99,10 @@ impl Push {
             store,
             cache,
             uploads: upload::Uploads::default(),
-            workers: worker::Workers::new(&targets, config.limit),
+            limit: Limit::new(config.limit),
+            workers: worker::Workers::default(),
             turns: accept::Turns::default(),
-            targets,
-            others,
+            upstreams: Mutex::new(Arc::new(Upstreams::new(targets, others))),
             others_memory: others::Others::default(),
             metrics,
             queued: watch::Sender::new(0),

@@ -108,6 +108,11 @@ impl Others {
         (since.elapsed() < HEARD_TTL).then_some(heard)
     }
 
+    /// Others are asked from now on.
+    pub(super) fn forget_all(&self) {
+        self.heard.clear();
+    }
+
     /// A part of an answer that may become another one is not kept.
     fn note(&self, key: StorePathHash, heard: &Heard) {
         if !heard.is_partial {
@@ -132,7 +137,7 @@ impl Inner {
         if let Some(heard) = self.others_memory.recall(key) {
             return heard;
         }
-        let heard = self.hear(&self.others, key, wait).await;
+        let heard = self.hear(&self.upstreams().others, key, wait).await;
         self.others_memory.note(key, &heard);
         heard
     }
@@ -205,7 +210,7 @@ impl Push {
     /// narinfo is put.
     pub(super) fn ask_others_ahead(&self, key: StorePathHash) {
         let inner = &self.inner;
-        if inner.others.is_empty() || inner.others_memory.recall(key).is_some() {
+        if inner.upstreams().others.is_empty() || inner.others_memory.recall(key).is_some() {
             return;
         }
         let push = self.clone();

@@ -101,6 +101,11 @@ impl Desk {
         Self { target: target.clone(), shown: Mutex::new(shown) }
     }
 
+    /// Whether it is the desk of the target of this URL.
+    pub(super) fn is_of(&self, url: &str) -> bool {
+        *self.target == *url
+    }
+
     pub(super) fn shown(&self) -> MutexGuard<'_, Shown> {
         // Each change leaves it whole.
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
@@ -192,7 +197,7 @@ impl Push {
     /// Every target that is configured or has rows.
     pub fn status(&self) -> Vec<TargetStatus> {
         let queues = self.inner.store.queues();
-        let desks = &self.inner.workers.desks;
+        let desks = &self.inner.upstreams().desks;
         let configured = desks.iter().map(|desk| {
             let queue = queues.iter().find(|queue| *queue.target == *desk.target);
             desk.status(queue)

@@ -78,7 +78,7 @@ pub(super) async fn figures(inner: Arc<Inner>, stop: CancellationToken) {
         let oldest = queues.iter().filter_map(|queue| queue.oldest_at_s).min();
         let oldest_s = oldest.map_or(0, |oldest| now_s().saturating_sub(oldest));
         metrics.push_oldest_seconds.set(whole(oldest_s));
-        metrics.push_parked.set(whole(inner.workers.parked()));
+        metrics.push_parked.set(whole(inner.parked()));
         if stop.run_until_cancelled(tokio::time::sleep(FIGURES_EVERY)).await.is_none() {
             return;
         }

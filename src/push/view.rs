@@ -62,7 +62,7 @@ impl Push {
     async fn is_safe(&self, key: StorePathHash, stored: &StoredNarInfo, nar: HeldNar) -> bool {
         let inner = &self.inner;
         let mut lacking = Vec::new();
-        for target in &inner.targets {
+        for target in &inner.upstreams().targets {
             let url: &str = target.url();
             match inner.store.queue_row(url, Queued::Path(key)).await {
                 Ok(Some(_)) => {}
@@ -105,17 +105,19 @@ impl Inner {
     fn is_of_others(&self, stored: &StoredNarInfo) -> bool {
         !self.config.everything
             && stored.origin == Origin::Upstream
-            && self.others.iter().any(|other| **other.url() == *stored.upstream)
+            && self.upstreams().others.iter().any(|other| **other.url() == *stored.upstream)
     }
 
     /// The narinfo of a path that is not here, when every target has it with one NAR.
     async fn at_all_targets(&self, key: StorePathHash) -> Option<Bytes> {
-        if self.targets.is_empty() {
+        let upstreams = self.upstreams();
+        let targets = &upstreams.targets;
+        if targets.is_empty() {
             return None;
         }
-        let Heard { found, .. } = self.hear(&self.targets, key, TARGETS_WAIT).await;
+        let Heard { found, .. } = self.hear(targets, key, TARGETS_WAIT).await;
         let first = &found.first()?.narinfo;
         let agree = found.iter().all(|found| found.narinfo.nar_hash == first.nar_hash);
-        (found.len() == self.targets.len() && agree).then(|| self.cache.shown(first, None))
+        (found.len() == targets.len() && agree).then(|| self.cache.shown(first, None))
     }
 }

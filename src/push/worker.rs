@@ -11,13 +11,12 @@ use tracing::{debug, error, info, warn};
 
 use super::bring::{self, Turns};
 use super::carry::{Carried, Carrier, Failed, name_of};
-use super::limit::Limit;
 use super::order::{AHEAD, Order, Step};
 use super::state::{Pace, Trouble};
-use super::status::{Desk, TargetState};
+use super::status::TargetState;
 use super::{Inner, Push, now_s, sweep};
 use crate::store::{self, QueueRow};
-use crate::upstream::{self, Setback, Upstream};
+use crate::upstream::{self, Setback};
 
 /// Rows that are read from the index at once.
 const PAGE_LEN: usize = 128;
@@ -34,25 +33,24 @@ const STOP_WAIT: Duration = Duration::from_secs(3);
 /// than the daemon gives the push side.
 const ABORT_WAIT: Duration = Duration::from_millis(1500);
 
-/// What the workers share, and how each is.
+/// By which the workers are told something.
+#[derive(Default)]
 pub(super) struct Workers {
-    pub(super) limit: Limit,
     retries: watch::Sender<u64>,
-    pub(super) desks: Vec<Arc<Desk>>,
+    changes: watch::Sender<u64>,
 }
 
 impl Workers {
-    pub(super) fn new(targets: &[Upstream], bytes_a_second: Option<u64>) -> Self {
-        Self {
-            limit: Limit::new(bytes_a_second),
-            retries: watch::Sender::new(0),
-            desks: targets.iter().map(|target| Arc::new(Desk::new(target.url()))).collect(),
-        }
+    /// There are other targets.
+    pub(super) fn change(&self) {
+        self.changes.send_modify(|count| *count += 1);
     }
+}
 
+impl Inner {
     /// Rows that are parked, at all targets.
     pub(super) fn parked(&self) -> u64 {
-        self.desks.iter().map(|desk| desk.shown().parked).sum()
+        self.upstreams().desks.iter().map(|desk| desk.shown().parked).sum()
     }
 }
 
@@ -61,16 +59,33 @@ pub(super) async fn run(inner: &Arc<Inner>, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
     tasks.spawn(sweep::uploads(inner.clone(), stop.clone()));
     tasks.spawn(sweep::figures(inner.clone(), stop.clone()));
-    for (target, desk) in inner.targets.iter().zip(&inner.workers.desks) {
+    let mut changes = inner.workers.changes.subscribe();
+    while !stop.is_cancelled() {
+        changes.mark_unchanged();
+        let replaced = stop.child_token();
+        let mut workers = of_all(inner, &replaced);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            _ = changes.changed() => replaced.cancel(),
+        }
+        while workers.join_next().await.is_some() {}
+    }
+    while tasks.join_next().await.is_some() {}
+}
+
+fn of_all(inner: &Arc<Inner>, stop: &CancellationToken) -> JoinSet<()> {
+    let mut workers = JoinSet::new();
+    let upstreams = inner.upstreams();
+    for (target, desk) in upstreams.targets.iter().zip(&upstreams.desks) {
         let carrier = Carrier {
             inner: inner.clone(),
             target: target.clone(),
             desk: desk.clone(),
             turns: Arc::new(Turns::default()),
         };
-        tasks.spawn(keep_working(carrier, stop.clone()));
+        workers.spawn(keep_working(carrier, stop.clone()));
     }
-    while tasks.join_next().await.is_some() {}
+    workers
 }
 
 /// A worker that breaks down must not leave its queue for ever: another one begins, with a rest.

@@ -90,7 +90,7 @@ const INDEX_WAIT: Duration = Duration::from_secs(20);
 const CLOSE_WAIT: Duration = Duration::from_secs(20);
 
 /// The `[store]` table of the configuration.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// The folder; default `<state-dir>/store`.

@@ -4,7 +4,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
@@ -62,7 +62,6 @@ pub const PATIENCE: Patience = Patience {
 /// The update server.
 pub struct Server {
     upstream: Upstream,
-    limit: Option<u64>,
     patience: Patience,
 }
 
@@ -89,9 +88,10 @@ impl Server {
             netrc_file: None,
             headers_file: None,
             push: false,
+            limit: config.limit,
         };
         let upstream = Upstream::new(&upstream, &StoreDir::default(), &Metrics::new())?;
-        Ok(Self { upstream, limit: config.limit.map(|limit| limit.0), patience })
+        Ok(Self { upstream, patience })
     }
 
     /// The signed head of the newest version.
@@ -193,7 +193,7 @@ impl Server {
         watcher: &mut dyn Watcher,
     ) -> Result<Tried, Error> {
         let name = &head.manifest.file;
-        let (began, of) = (Instant::now(), head.file_len());
+        let of = head.file_len();
         let mut file = append(path)?;
         let (mut has, mut durable) = (had, had);
         loop {
@@ -220,17 +220,9 @@ impl Server {
             }
             watcher.progress("fetch", has, of);
             watcher.step("a piece of the download")?;
-            sleep(self.too_early(has - had, began.elapsed())).await;
         }
         file.sync_all().map_err(io_error("make durable", path))?;
         Ok(Tried::Ended)
-    }
-
-    /// How long to wait until so many bytes may have come.
-    fn too_early(&self, bytes: u64, elapsed: Duration) -> Duration {
-        let Some(limit) = self.limit else { return Duration::ZERO };
-        let due_ms = u128::from(bytes) * 1000 / u128::from(limit.max(1));
-        Duration::from_millis(u64::try_from(due_ms).unwrap_or(u64::MAX)).saturating_sub(elapsed)
     }
 }
 

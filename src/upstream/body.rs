@@ -19,6 +19,10 @@ use super::{Inner, Resume};
 /// Longest `ETag` that is kept; S3's have 40 characters.
 const ETAG_LEN_MAX: usize = 256;
 
+/// Of the pieces that a bound allows at once each NAR gets so small a part that all those in flight
+/// have had theirs before one of them is taken for dead.
+const PIECES_SHARE: u64 = 4;
+
 /// A small body, its Content-Encoding undone.
 pub(super) async fn read_small(
     response: Response<Incoming>,
@@ -59,6 +63,8 @@ pub(super) async fn read_small(
 pub struct NarBody {
     source: Source,
     remaining: Option<u64>,
+    /// What came and is held back by the upstream's bound.
+    held_back: Bytes,
     etag: Option<String>,
     asked: Asked,
     inner: Arc<Inner>,
@@ -91,7 +97,15 @@ impl NarBody {
         }
         let body = response.into_body();
         let remaining = body.size_hint().exact();
-        Ok(Self { source: Source::Http(body), remaining, etag, asked, inner, _permit: permit })
+        Ok(Self {
+            source: Source::Http(body),
+            remaining,
+            held_back: Bytes::new(),
+            etag,
+            asked,
+            inner,
+            _permit: permit,
+        })
     }
 
     /// From a file of a folder, which must be that long.
@@ -107,12 +121,21 @@ impl NarBody {
             return Err(Error::Changed { asked });
         };
         let source = Source::Folder { file: Arc::new(file), offset };
-        Ok(Self { source, remaining: Some(remaining), etag: None, asked, inner, _permit: permit })
+        Ok(Self {
+            source,
+            remaining: Some(remaining),
+            held_back: Bytes::new(),
+            etag: None,
+            asked,
+            inner,
+            _permit: permit,
+        })
     }
 
     /// Bytes still to come, where the upstream said so.
     pub fn len_bytes(&self) -> Option<u64> {
-        self.remaining
+        let held_back = u64::try_from(self.held_back.len()).unwrap_or(u64::MAX);
+        self.remaining.map(|remaining| remaining.saturating_add(held_back))
     }
 
     /// The object's strong `ETag`, where there is one.
@@ -123,6 +146,21 @@ impl NarBody {
     /// The next bytes; `None` after the last. A body shorter than it promised is an error. The
     /// caller watches for stalls; dropping the future loses no bytes.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
+        if self.held_back.is_empty() {
+            match self.receive().await? {
+                Some(chunk) => self.held_back = chunk,
+                None => return Ok(None),
+            }
+        }
+        let limit = &self.inner.limit;
+        let piece_len_max = limit.piece_len_max() / PIECES_SHARE;
+        let len = usize::try_from(piece_len_max).unwrap_or(usize::MAX).min(self.held_back.len());
+        limit.wait(len).await;
+        Ok(Some(self.held_back.split_to(len)))
+    }
+
+    /// What comes next, as it comes.
+    async fn receive(&mut self) -> Result<Option<Bytes>, Error> {
         let next = match &mut self.source {
             Source::Http(body) => next_of(body, &self.asked).await,
             Source::Folder { file, offset } => {

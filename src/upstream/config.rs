@@ -6,9 +6,10 @@ use serde::Deserialize;
 
 use super::credentials::CredentialsError;
 use crate::nix::signature::KeyError;
+use crate::units::ByteSize;
 
 /// One `[[upstream]]` table of the configuration.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Where the other cache is: `https://...`, `http://...`, `s3://bucket?endpoint=...` as Nix
@@ -38,6 +39,9 @@ pub struct Config {
     /// Carries what the house builds there. Only for `s3://` and `file://`.
     #[serde(default)]
     pub push: bool,
+    /// Bytes a second of NARs that are fetched from there, all together.
+    #[serde(default)]
+    pub limit: Option<ByteSize>,
 }
 
 /// Without what stands before an `@` in the URL: it may be a password.
@@ -52,6 +56,7 @@ impl fmt::Debug for Config {
             .field("netrc_file", &self.netrc_file)
             .field("headers_file", &self.headers_file)
             .field("push", &self.push)
+            .field("limit", &self.limit)
             .finish()
     }
 }
@@ -108,6 +113,14 @@ pub enum ConfigError {
     NoTarget {
         /// The URL without user data.
         url: String,
+    },
+    /// So slow that transfers would be taken for dead.
+    #[error("upstream {url}: limit is less than {min} a second; leave it out for no bound")]
+    Limit {
+        /// The URL without user data.
+        url: String,
+        /// The lowest one.
+        min: ByteSize,
     },
     /// A file that cannot be read.
     #[error("upstream {url}: cannot read {key} {}: is it there, and may snowberry read it?",

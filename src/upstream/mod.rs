@@ -17,6 +17,7 @@ mod s3;
 mod folder;
 mod open;
 mod waiting;
+mod limit;
 mod put;
 mod bucket;
 #[cfg(test)]
@@ -37,6 +38,7 @@ use tokio::time::timeout;
 use crate::metrics::{Metrics, UpstreamLabel};
 use crate::nix::narinfo::NARINFO_LEN_MAX;
 use crate::nix::{CacheInfo, StoreDir, StorePathHash, TrustedKeys};
+use crate::units::ByteSize;
 
 pub use body::NarBody;
 pub use bucket::{BucketAdmin, Step, StepError, user_policy};
@@ -46,6 +48,7 @@ pub(crate) use encoding::Encoding;
 pub use encoding::EncodingError;
 pub use error::{Asked, Error};
 pub use health::{Health, HealthState};
+pub use limit::Limit;
 pub use put::{Object, ObjectHead, Setback, Source};
 
 use folder::Folder;
@@ -71,6 +74,10 @@ const LATE_QUESTIONS_MAX: usize = 64;
 
 /// NARs in flight: more than the ingest's memory allows at once.
 const NARS_MAX: usize = 64;
+
+/// Lowest bound on what is fetched from an upstream: with all those in flight, each NAR still gets
+/// something every few seconds, and is not taken for dead.
+const LIMIT_MIN: ByteSize = ByteSize(16 << 10);
 
 /// Longest small document: the `.ls` of the biggest packages has some MiB, logs have fewer.
 const DOCUMENT_LEN_MAX: usize = 16 * 1024 * 1024;
@@ -136,6 +143,8 @@ struct Inner {
     is_foreign: AtomicBool,
     small: Places,
     nars: Places,
+    /// Of what NARs bring in.
+    limit: Limit,
     puts: Puts,
     metrics: Metrics,
     label: UpstreamLabel,
@@ -149,6 +158,9 @@ impl Upstream {
         metrics: &Metrics,
     ) -> Result<Self, ConfigError> {
         let url: Arc<str> = config::redact(&config.url).into();
+        if config.limit.is_some_and(|limit| limit < LIMIT_MIN) {
+            return Err(ConfigError::Limit { url: url.to_string(), min: LIMIT_MIN });
+        }
         let label = UpstreamLabel { upstream: url.to_string() };
         metrics.upstream_up.get_or_create(&label).set(1);
         let inner = Inner {
@@ -166,11 +178,17 @@ impl Upstream {
                 late: Some(Arc::new(Semaphore::new(LATE_QUESTIONS_MAX))),
             },
             nars: Places { all: Arc::new(Semaphore::new(NARS_MAX)), late: None },
+            limit: Limit::new(config.limit.map(|limit| limit.0)),
             puts: Puts::new(),
             metrics: metrics.clone(),
             label,
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Whether it is this very one, of one configuration.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
     }
 
     /// Its URL without user data: for people, for records.

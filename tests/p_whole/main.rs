@@ -16,9 +16,11 @@ mod made;
 mod world;
 
 mod beside;
+mod demo;
 mod evicted;
 mod killed;
 mod many;
+mod reloaded;
 mod traces;
 
 use std::time::Duration;

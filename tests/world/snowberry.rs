@@ -27,6 +27,7 @@ pub(crate) struct Settings {
     space: Option<String>,
     wrapper: Vec<String>,
     program: Option<PathBuf>,
+    file: Option<PathBuf>,
 }
 
 impl Settings {
@@ -50,6 +51,12 @@ impl Settings {
     /// One more setting, as on the command line: `store.budget="2 GiB"`.
     pub(crate) fn set(mut self, setting: &str) -> Self {
         self.others.push(setting.to_owned());
+        self
+    }
+
+    /// Has it read this file, which says what the upstreams are.
+    pub(crate) fn file(mut self, file: &Path) -> Self {
+        self.file = Some(file.to_path_buf());
         self
     }
 
@@ -99,7 +106,9 @@ impl Settings {
         };
         set(r#"listen=["127.0.0.1:0"]"#);
         set(&format!("state-dir={:?}", state.join("state").display().to_string()));
-        set(&format!("upstream=[{}]", self.upstreams.join(", ")));
+        if self.file.is_none() {
+            set(&format!("upstream=[{}]", self.upstreams.join(", ")));
+        }
         self.others.iter().for_each(|setting| set(setting));
         let mut whole = Command::new(command.get_program());
         if let Some(space) = &self.space {
@@ -116,7 +125,8 @@ impl Settings {
         for variable in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
             whole.env_remove(variable);
         }
-        whole.env_remove("AWS_PROFILE").env("HOME", state).env("SNOWBERRY_CONFIG", "/dev/null");
+        let file = self.file.as_deref().unwrap_or(Path::new("/dev/null"));
+        whole.env_remove("AWS_PROFILE").env("HOME", state).env("SNOWBERRY_CONFIG", file);
         whole.env(
             "SNOWBERRY_LOG",
             std::env::var("SNOWBERRY_LOG").unwrap_or("info,snowberry=debug".into()),

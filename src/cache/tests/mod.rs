@@ -215,6 +215,7 @@ fn open(store: &Store, servers: &[Server], key: &SecretKey, metrics: Metrics) ->
             netrc_file: None,
             headers_file: None,
             push: false,
+            limit: None,
         };
         Upstream::new(&config, &store_dir, &metrics).unwrap()
     });

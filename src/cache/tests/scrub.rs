@@ -185,7 +185,7 @@ async fn by_itself_it_reads_everything_in_its_time_and_repairs() {
         scrub_every: Some(Duration::from_secs(3)),
         ..world.cache.inner.config.clone()
     };
-    let upstreams = world.cache.inner.upstreams.clone();
+    let upstreams = world.cache.inner.upstreams().to_vec();
     let cache = Cache::new(config, world.store.clone(), upstreams, Metrics::new());
     assert_eq!(cache.scrub_state().is, ScrubIs::Idle);
     let right = world.publish(0, "right", noise(400_000, 1), Compression::Xz);

@@ -58,6 +58,7 @@ impl Folder {
             netrc_file: None,
             headers_file: None,
             push: true,
+            limit: None,
         };
         let admin = BucketAdmin::new(&config)?;
         admin.create().await.with_context(|| format!("make {shown}"))?;

@@ -113,6 +113,7 @@ fn source(url: &str, store_dir: &StoreDir) -> anyhow::Result<Upstream> {
         netrc_file: None,
         headers_file: None,
         push: false,
+        limit: None,
     };
     Ok(Upstream::new(&config, store_dir, &Metrics::new())?)
 }

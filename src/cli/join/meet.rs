@@ -252,7 +252,7 @@ impl Asker {
 
     async fn exchange(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
         let request = Request::get(path).header(header::HOST, &self.host);
-        let request = request.body(Empty::new()).context("make the question")?;
+        let request = request.body(Empty::<Bytes>::new()).context("make the question")?;
         let stream = TcpStream::connect(self.address).await.context("connect")?;
         let Some((ca_pem, name)) = &self.tls else { return exchange::over(stream, request).await };
         let config = Arc::new(pinned::client_config(ca_pem).context("use its CA")?);

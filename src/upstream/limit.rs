@@ -1,6 +1,6 @@
-//! The bound on bytes a second that all targets together get.
+//! A bound on bytes a second: of what all targets together get, of what comes from one upstream.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Pieces a second at least, while the bound holds bytes back: a target that sees nothing for long
@@ -30,40 +30,45 @@ impl Debt {
     }
 }
 
-/// The bound, shared by all workers.
+/// The bound, shared by all that it holds back.
 #[derive(Debug)]
-pub(super) struct Limit {
-    debt: Option<Mutex<Debt>>,
-    bytes_a_second: u64,
+pub struct Limit {
+    debt: Mutex<Option<Debt>>,
     started: Instant,
 }
 
 impl Limit {
-    /// `None` is no bound.
-    pub(super) fn new(bytes_a_second: Option<u64>) -> Self {
+    /// Bytes a second; `None` is no bound.
+    pub fn new(bytes_a_second: Option<u64>) -> Self {
+        let limit = Self { debt: Mutex::default(), started: Instant::now() };
+        limit.set(bytes_a_second);
+        limit
+    }
+
+    /// Another bound holds from now on, also for what is under way.
+    pub fn set(&self, bytes_a_second: Option<u64>) {
         let debt =
             bytes_a_second.map(|bytes_a_second| Debt { bytes_a_second, paid_at: Duration::ZERO });
-        Self {
-            debt: debt.map(Mutex::new),
-            bytes_a_second: bytes_a_second.unwrap_or(u64::MAX),
-            started: Instant::now(),
-        }
+        *self.debt() = debt;
+    }
+
+    fn debt(&self) -> MutexGuard<'_, Option<Debt>> {
+        self.debt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The longest piece to be taken at once.
-    pub(super) fn piece_len_max(&self) -> u64 {
-        (self.bytes_a_second / PIECES_A_SECOND).max(PIECE_LEN_MIN)
+    pub fn piece_len_max(&self) -> u64 {
+        let bytes_a_second = self.debt().as_ref().map_or(u64::MAX, |debt| debt.bytes_a_second);
+        (bytes_a_second / PIECES_A_SECOND).max(PIECE_LEN_MIN)
     }
 
     /// Returns when these bytes may go.
-    pub(super) async fn wait(&self, bytes: usize) {
-        let Some(debt) = &self.debt else { return };
+    pub async fn wait(&self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let wait = {
-            let mut debt = debt.lock().unwrap_or_else(PoisonError::into_inner);
-            debt.take(self.started.elapsed(), bytes)
-        };
-        tokio::time::sleep(wait).await;
+        let wait = self.debt().as_mut().map(|debt| debt.take(self.started.elapsed(), bytes));
+        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
+            tokio::time::sleep(wait).await;
+        }
     }
 }
 
@@ -101,6 +106,21 @@ mod tests {
                 gone += bytes;
             }
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_bound_holds_at_once() {
+        let limit = Limit::new(Some(1000));
+        limit.wait(1_000_000).await;
+        limit.set(None);
+        let now = tokio::time::Instant::now();
+        limit.wait(1_000_000).await;
+        assert_eq!(now.elapsed(), Duration::ZERO);
+        limit.set(Some(1000));
+        limit.wait(2000).await;
+        limit.wait(1).await;
+        let waited = now.elapsed();
+        assert!((1.9..=2.1).contains(&waited.as_secs_f64()), "{waited:?}");
     }
 
     #[test]
