@@ -12,6 +12,7 @@
 mod made;
 mod world;
 
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,6 +21,7 @@ use std::time::Duration;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::Method;
 use made::{Dice, Made, MadeCache};
+use serde_json::Value;
 use snowberry::nix::{Compression, NarInfo, StoreDir};
 use snowberry::push::tokens::Tokens;
 use tempfile::TempDir;
@@ -53,7 +55,7 @@ fn scrub(snowberry: &Snowberry, args: &[&str]) -> Told {
 }
 
 impl Told {
-    fn json(&self) -> serde_json::Value {
+    fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|_| panic!("{self:?}"))
     }
 }
@@ -146,7 +148,7 @@ async fn bits_that_flip_are_found_and_repaired_and_never_given_to_anybody() {
     let pristine = TempDir::new().unwrap();
     copy(&snowberry.state(), pristine.path());
     let seed = number("SNOWBERRY_TEST_SEED", 7);
-    let (mut found, mut repaired, mut mended) = (0, 0, 0);
+    let (found, repaired, mut mended) = (Cell::new(0), Cell::new(0), 0);
     for round in 0..number("SNOWBERRY_TEST_ROUNDS", 12) {
         let when = format!("seed {seed}, round {round}");
         let mut dice = Dice::of(&when);
@@ -165,29 +167,39 @@ async fn bits_that_flip_are_found_and_repaired_and_never_given_to_anybody() {
             come(&snowberry, &paths, &when).await;
             upstream.heal();
         }
-        let told = scrub(&snowberry, &["--repair", "--json", "--quiet"]);
-        if let Some(why) = snowberry.status().await["store"]["degraded"].as_str() {
-            // redb's own pages of the index cannot be mended: then nothing is given at all.
-            assert!(in_index, "{when}: {why}");
-            assert_eq!(come(&snowberry, &paths, &when).await, 0, "{when}: {why}");
+        // An upstream that was away is left alone for some seconds.
+        let told = until("all to be repaired", SCRUB_LIMIT, async || {
+            let told = scrub(&snowberry, &["--repair", "--json", "--quiet"]);
+            let said: Option<Value> = serde_json::from_str(&told.stdout).ok();
+            let is_done = said.as_ref().is_none_or(|said| said["unrepaired"] == 0);
+            let count = |name: &str| said.as_ref().and_then(|said| said[name].as_u64());
+            found.set(found.get() + count("found").unwrap_or_default());
+            repaired.set(repaired.get() + count("repaired").unwrap_or_default());
+            is_done.then_some(told)
+        })
+        .await;
+        if told.stdout.is_empty() {
+            // redb's own pages of the index cannot be mended: then nothing wrong is given, at least.
+            assert!(in_index, "{when}: {told:?}");
+            come(&snowberry, &paths, &when).await;
         } else {
-            let said = told.json();
-            found += said["found"].as_u64().unwrap();
-            repaired += said["repaired"].as_u64().unwrap();
-            assert_eq!(said["unrepaired"], 0, "{when}: {told:?}");
             upstream.refuse();
             let here = come(&snowberry, &paths, &when).await;
             // A record of the index that is lost says no more what it was.
             assert!(in_index || here == paths.len(), "{when}: {here} are here: {told:?}");
             upstream.heal();
-            assert_eq!(come(&snowberry, &paths, &when).await, paths.len(), "{when}");
+            until("all to be had again", SCRUB_LIMIT, async || {
+                (come(&snowberry, &paths, &when).await == paths.len()).then_some(())
+            })
+            .await;
             let again = scrub(&snowberry, &["--json", "--quiet"]);
             assert_eq!((again.code, &again.json()["found"]), (Some(0), &0.into()), "{when}");
             mended += u64::from(in_index);
         }
         snowberry.kill();
     }
-    assert!(found > 0 && repaired >= found / 2, "{found} found, {repaired} repaired");
+    let (found, repaired) = (found.get(), repaired.get());
+    assert!(found > 0 && repaired >= found, "{found} found, {repaired} repaired");
     assert!(mended > 0, "no index with flipped bits was ever opened");
 }
 
@@ -223,7 +235,7 @@ async fn under_way(snowberry: &Snowberry, made: &Made) -> Option<Child> {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let child = std::cell::RefCell::new(child);
+    let child = RefCell::new(child);
     until("a scrub that is under way", SCRUB_LIMIT, || async {
         drop(snowberry.client().get(&made.nar_url()).await);
         let state = snowberry.status().await["scrub"].clone();

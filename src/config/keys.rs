@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 45] = [
+pub const KEYS: [Key; 46] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",

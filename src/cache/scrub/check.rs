@@ -97,7 +97,7 @@ async fn once(
         Read::GivenUp => Ok(Seen::GivenUp),
         Read::Whole { last_step } => {
             drop(permit);
-            sleep(haste.rest(last_step.elapsed(), inner.store.quiet_for())).await;
+            rest(inner, haste, last_step).await;
             Ok(judge(held, ingested))
         }
     }
@@ -140,9 +140,15 @@ async fn read(
         if gives_up && inner.permits.are_wanted() {
             return Ok(Read::GivenUp);
         }
-        sleep(haste.rest(began.elapsed(), inner.store.quiet_for())).await;
+        rest(inner, haste, began).await;
         (step, began) = (0, Instant::now());
     }
+}
+
+/// Rests for a step that began then. A slow one hurries while somebody waits for its turn.
+async fn rest(inner: &Inner, haste: Haste, began: Instant) {
+    let haste = if inner.scrub.is_asked() { Haste::Asked } else { haste };
+    sleep(haste.rest(began.elapsed(), inner.store.quiet_for())).await;
 }
 
 fn judge(held: &HeldNar, ingested: Result<Ingested, ingest::Error>) -> Seen {

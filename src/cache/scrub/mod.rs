@@ -131,6 +131,10 @@ impl Scrub {
             repairs: repair::Repairs::default(),
         }
     }
+
+    fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::Acquire)
+    }
 }
 
 /// Somebody waits for a round, as long as this lives.
@@ -271,7 +275,7 @@ impl Inner {
     }
 
     fn is_due(&self) -> bool {
-        if self.scrub.is_asked.load(Ordering::Acquire) {
+        if self.scrub.is_asked() {
             return false;
         }
         let (now, quiet_for) = (self.scrub.started.elapsed(), self.store.quiet_for());

@@ -73,6 +73,11 @@ impl Folder {
         Ok(folder)
     }
 
+    /// The path that a narinfo is about, for people.
+    pub(super) fn full_path(&self, narinfo: &NarInfo) -> String {
+        self.store_dir.join(&narinfo.store_path)
+    }
+
     fn narinfo_path(&self, key: StorePathHash) -> PathBuf {
         self.root.join(format!("{key}.narinfo"))
     }

@@ -139,7 +139,7 @@ async fn copy_all(
             progress.at(&At { what: what.clone(), bytes, things: Some((done, Some(of))) });
         };
         tell(0);
-        let name = || narinfo.store_path.base_name().to_owned();
+        let name = || folder.full_path(narinfo);
         let mut references = narinfo.references.iter();
         let lacks = references.find(|reference| lacking.contains(&reference.hash()));
         let copied = match lacks {
