@@ -138,6 +138,10 @@ pub struct Metrics {
     pub throttled: Known,
     /// 1 while the supply is too weak.
     pub under_voltage: Known,
+    /// Bytes of stored streams that the scrub read.
+    pub scrubbed_bytes: Counter,
+    /// NARs that were withdrawn for their bytes and fetched again.
+    pub repaired: Counter,
     /// 1 while an upstream answers, 0 while it does not.
     pub upstream_up: Family<UpstreamLabel, Gauge>,
     /// Seconds from a question to an upstream to the head of its answer.
@@ -194,6 +198,8 @@ impl Metrics {
             temperature_celsius: Known::default(),
             throttled: Known::default(),
             under_voltage: Known::default(),
+            scrubbed_bytes: Counter::default(),
+            repaired: Counter::default(),
             upstream_up: Family::default(),
             upstream_request_seconds: Family::new_with_constructor(seconds),
             push_waiting: Gauge::default(),
@@ -275,9 +281,14 @@ impl Metrics {
         let help = "Bytes of stored rows that are pinned";
         to.register_with_unit("pinned", help, bytes.clone(), self.pinned_bytes.clone());
         let help = "What was written to the store's files";
-        to.register_with_unit("disk_written", help, bytes, self.disk_written_bytes.clone());
+        let written = self.disk_written_bytes.clone();
+        to.register_with_unit("disk_written", help, bytes.clone(), written);
         to.register("evicted", "NARs evicted to make room", self.evicted.clone());
         to.register("corrupt", "Rows and NARs found damaged, and withdrawn", self.corrupt.clone());
+        let help = "Stored streams that the scrub read";
+        to.register_with_unit("scrubbed", help, bytes, self.scrubbed_bytes.clone());
+        let help = "NARs that were withdrawn for their bytes and fetched again";
+        to.register("repaired", help, self.repaired.clone());
         let help = "1 while the upstream answers, 0 while it does not";
         to.register("upstream_up", help, self.upstream_up.clone());
         let help = "Time from a question to an upstream to the head of its answer";
@@ -358,6 +369,8 @@ mod tests {
             "snowberry_upstream_up{upstream=\"https://cache.example\"} 1",
             "snowberry_evicted_total 0",
             "snowberry_corrupt_total 0",
+            "snowberry_scrubbed_bytes_total 0",
+            "snowberry_repaired_total 0",
             "snowberry_push_waiting 0",
             "snowberry_push_oldest_seconds 0",
             "snowberry_pushed_total 0",

@@ -344,6 +344,7 @@ fn what_must_be_pure_has_neither_clock_nor_sockets() {
             "src/spool/pace.rs",
             "src/spool/pass.rs",
             "src/appliance/boot.rs",
+            "src/cache/scrub/pace.rs",
             "src/update/manifest/mod.rs",
             "src/update/trial.rs",
             "src/update/version.rs",

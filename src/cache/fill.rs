@@ -35,7 +35,7 @@ const SPARE_LOOK: Duration = Duration::from_millis(200);
 const ATTEMPTS_MAX: usize = 6;
 
 /// Paths of a NAR whose ready narinfos are forgotten when it has become held.
-const PATHS_MAX: usize = 64;
+pub(super) const PATHS_MAX: usize = 64;
 
 /// Where a fill stands.
 #[derive(Debug, Clone)]
@@ -86,14 +86,14 @@ pub(super) struct Bringing {
 
 /// Brings this NAR, unless it is on its way already; `None` when too many are.
 pub(super) fn bring(inner: &Arc<Inner>, name: NarName, bringing: Bringing) -> Option<Brought> {
-    let fill = join(inner, name, Some(bringing))?;
+    let fill = join(inner, name, None, Some(bringing))?;
     Some(Brought { phase: fill.phase, _backer: Follower::new(fill.backers) })
 }
 
 /// Follows the fill of this NAR, which begins now unless it runs already.
 pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
     let deadline = Instant::now() + START_WAIT;
-    let Some(fill) = join(inner, name, None) else { return NarAnswer::Absent };
+    let Some(fill) = join(inner, name, None, None) else { return NarAnswer::Absent };
     let follower = Follower::new(fill.followers);
     let mut phase = fill.phase;
     let begun = timeout_at(deadline, phase.wait_for(|phase| !matches!(phase, Phase::Starting)));
@@ -109,8 +109,39 @@ pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
     }
 }
 
+/// How a fill ended for who wants no bytes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whole {
+    Held,
+    NoRoom,
+    Not,
+}
+
+/// Waits for the fill of this NAR, which begins now unless it runs already; `only`: from this source
+/// and no other, and somebody waits for it. Otherwise nobody does: where others want its memory it is
+/// given up.
+pub(super) async fn whole(inner: &Arc<Inner>, name: NarName, only: Option<Source>) -> Whole {
+    let is_awaited = only.is_some();
+    let Some(fill) = join(inner, name, only, None) else { return Whole::Not };
+    let Fill { mut phase, followers, .. } = fill;
+    let _follower = is_awaited.then(|| Follower::new(followers));
+    let ended = phase.wait_for(|phase| !phase.is_under_way()).await;
+    match ended.as_deref() {
+        Ok(Phase::Held(_)) => Whole::Held,
+        Ok(Phase::NoRoom) => Whole::NoRoom,
+        Ok(Phase::Starting | Phase::Growing(_) | Phase::Failed | Phase::GivenUp) | Err(_) => {
+            Whole::Not
+        }
+    }
+}
+
 /// The fill of this NAR; `None` when too many are in flight.
-fn join(inner: &Arc<Inner>, name: NarName, bringing: Option<Bringing>) -> Option<Fill> {
+fn join(
+    inner: &Arc<Inner>,
+    name: NarName,
+    only: Option<Source>,
+    bringing: Option<Bringing>,
+) -> Option<Fill> {
     let mut fills = locked(&inner.fills);
     if let Some(fill) = fills.get(&name.nar_hash) {
         return Some(fill.clone());
@@ -123,7 +154,8 @@ fn join(inner: &Arc<Inner>, name: NarName, bringing: Option<Bringing>) -> Option
     let fill = Fill { phase, followers: Arc::clone(&followers), backers: Arc::clone(&backers) };
     fills.insert(name.nar_hash, fill.clone());
     drop(fills);
-    let filling = Filling { inner: Arc::clone(inner), name, told, followers, backers, bringing };
+    let inner_of_it = Arc::clone(inner);
+    let filling = Filling { inner: inner_of_it, name, only, told, followers, backers, bringing };
     inner.tasks.spawn(async move {
         let closing = filling.inner.closing.clone();
         let ended = closing.run_until_cancelled(Box::pin(filling.run())).await;
@@ -140,6 +172,7 @@ fn join(inner: &Arc<Inner>, name: NarName, bringing: Option<Bringing>) -> Option
 struct Filling {
     inner: Arc<Inner>,
     name: NarName,
+    only: Option<Source>,
     told: watch::Sender<Phase>,
     followers: Arc<AtomicUsize>,
     backers: Arc<AtomicUsize>,
@@ -182,7 +215,10 @@ impl Filling {
         if inner.memory.no_room.holds(&name.nar_hash) {
             return Phase::NoRoom;
         }
-        let mut sources = Sources::new(Arc::clone(inner), *name).await;
+        let mut sources = match &self.only {
+            Some(source) => Sources::only(Arc::clone(inner), *name, source.clone()),
+            None => Sources::new(Arc::clone(inner), *name).await,
+        };
         sources.throttle = self
             .bringing
             .clone()

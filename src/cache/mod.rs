@@ -4,12 +4,14 @@
 //! trusts as [`trust`] says; [`prefetch`] asks ahead. A NAR: held, or a [`fill`], which finds
 //! [`sources`] and moves one of them ([`transfer`], [`stall`]) through the [`ingest`] under a
 //! permit ([`permits`]) into the store; with no room, [`through`]; under an uploader's name,
-//! [`alias`]. Whole [`closure`]s are brought ([`bring`]) where people say so, and [`pins`] stay. The
-//! rest: [`documents`], [`pushed`], what the write side needs of us, and [`greet`],
+//! [`alias`]. Whole [`closure`]s are brought ([`bring`]) where people say so, and [`pins`] stay; what is
+//! held is read again from time to time ([`scrub`]). The rest: [`documents`], [`pushed`], what the
+//! write side needs of us, and [`greet`],
 //! the first contact with each upstream.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Semaphore;
@@ -42,6 +44,8 @@ mod closure;
 mod bring;
 mod pins;
 mod outs;
+mod scrub;
+mod import;
 pub(crate) mod ingest;
 
 #[cfg(test)]
@@ -54,9 +58,11 @@ use stall::{PATIENCE, Patience};
 
 pub use alias::AliasAnswer;
 pub use errand::{Errand, Lack, Step, Why};
+pub use import::{ImportError, ImportPlan, ImportProgress, Imported, Named};
 pub use outs::{Evicted, EvictedPath, OutShown};
 pub(crate) use pins::KEPT_PERCENT;
 pub use pins::{Fetched, PinMade, PinShown};
+pub use scrub::{ScrubError, ScrubFound, ScrubIs, ScrubProgress, ScrubState};
 pub use stream::{Cut, NarStream};
 
 pub(crate) use pushed::Unpacking;
@@ -80,6 +86,8 @@ pub struct Config {
     pub own_keys: Vec<PublicKey>,
     /// Signs what was fetched and whose upstream's signature held; `None` leaves it as it is.
     pub signer: Option<SecretKey>,
+    /// How long the scrub takes to read each byte once; `None`: only when it is asked to.
+    pub scrub_every: Option<Duration>,
 }
 
 /// How a question ended.
@@ -140,6 +148,7 @@ struct Inner {
     brought: Semaphore,
     packed: Arc<Semaphore>,
     ingest: ingest::Ingest,
+    scrub: scrub::Scrub,
     patience: Patience,
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -199,6 +208,7 @@ impl Cache {
             brought: Semaphore::new(bring::BROUGHT_MAX),
             packed: Arc::new(Semaphore::new(alias::PACKED_MAX)),
             ingest: ingest::Ingest::new(tasks.clone()),
+            scrub: scrub::Scrub::new(config.scrub_every),
             patience,
             tasks,
             closing: CancellationToken::new(),

@@ -69,12 +69,12 @@ impl Permits {
         Some(Permit { held: held.ok()?.ok()?, _of_uploads: None })
     }
 
-    /// A share that nobody else wants now, at once or not at all.
+    /// A share for somebody whom nobody waits for: only where there is one now.
     pub(super) fn take_spare(&self, bytes: u64) -> Option<Permit> {
-        if self.are_wanted() {
+        let wanted = units(bytes).min(self.units_all);
+        if bytes > ALONE_BYTES_MAX || self.are_wanted() {
             return None;
         }
-        let wanted = units(bytes).min(self.units_all);
         let held = Arc::clone(&self.units).try_acquire_many_owned(wanted).ok()?;
         Some(Permit { held, _of_uploads: None })
     }

@@ -66,6 +66,22 @@ pub(super) struct Sources {
 }
 
 impl Sources {
+    /// This one and no other. Where it fails, nothing is said of the NAR elsewhere.
+    pub(super) fn only(inner: Arc<Inner>, name: NarName, source: Source) -> Self {
+        Self {
+            upstreams: Arc::new([]),
+            inner,
+            name,
+            remembered: VecDeque::from([source]),
+            asked: 0,
+            tried: Vec::new(),
+            known: true,
+            in_trouble: true,
+            other_nar: false,
+            throttle: None,
+        }
+    }
+
     /// Collects what is remembered.
     pub(super) async fn new(inner: Arc<Inner>, name: NarName) -> Self {
         let mut sources = Self {

@@ -11,10 +11,12 @@ mod doctor;
 mod errand;
 mod evict;
 mod exchange;
+mod export;
 mod find;
 mod first_boot;
 mod forward;
 mod hook;
+mod import;
 mod join;
 mod key;
 mod lines;
@@ -27,6 +29,7 @@ mod pin;
 mod prefetch;
 mod reload;
 mod push;
+mod scrub;
 mod serve;
 mod spool;
 mod status;
@@ -37,6 +40,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Files, Surroundings};
@@ -217,6 +221,15 @@ enum Command {
     /// Bring a backup back, so that this cache goes on where the other one stopped.
     #[command(after_help = backup::RESTORE_EXAMPLES)]
     Restore(backup::RestoreArgs),
+    /// Have the running cache read all that it holds and compare it with its hashes, now.
+    #[command(after_help = scrub::EXAMPLES)]
+    Scrub(scrub::ScrubArgs),
+    /// Write paths of a running cache and all that they refer to into a folder, such as a USB stick.
+    #[command(after_help = export::EXAMPLES)]
+    Export(export::ExportArgs),
+    /// Have the running cache take what is in such a folder.
+    #[command(after_help = import::EXAMPLES)]
+    Import(import::ImportArgs),
     /// Print what a shell needs to complete this command line.
     Completions {
         /// The shell.
@@ -313,11 +326,23 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Update(args) => update::run(&args),
         Command::Backup(args) => backup::backup(&args),
         Command::Restore(args) => backup::restore(&args),
+        Command::Scrub(args) => scrub::run(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Import(args) => import::run(&args),
         Command::FirstBoot(args) => first_boot::run(&args),
         Command::Identity(args) => first_boot::identity(&args),
         Command::Completions { shell } => man::completions(shell),
         Command::Man { dir } => man::run(dir.as_deref()),
     }
+}
+
+/// Runs what waits for sockets on a runtime of its own.
+fn on_runtime<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    Ok(runtime.block_on(work))
 }
 
 fn command_tree() -> clap::Command {

@@ -92,7 +92,7 @@ pub(super) fn authority(url: &str) -> anyhow::Result<String> {
 }
 
 /// Where the cache of this configuration can be asked from this machine.
-fn of_config(config: &Config) -> anyhow::Result<String> {
+pub(super) fn of_config(config: &Config) -> anyhow::Result<String> {
     let default = [config::DEFAULT_LISTEN.parse().expect("a constant that is an address")];
     let listen: &[SocketAddr] = config.listen.as_deref().unwrap_or(&default);
     let address = listen
@@ -128,6 +128,7 @@ fn text(status: &Value) -> String {
     let pins = number("/store/pins").filter(|pins| *pins > 0).zip(bytes("/store/pinned_bytes"));
     line("pinned", pins.map(|(pins, bytes)| format!("{bytes} by {}", errand::count(pins, "pin"))));
     line("written", bytes("/store/written_bytes"));
+    line("scrub", scrub_line(&at));
     let traffic = number("/traffic/hits").zip(number("/traffic/misses"));
     let traffic = traffic.zip(number("/traffic/absent"));
     line(
@@ -187,6 +188,21 @@ fn tally(tally: Option<&Value>) -> Option<String> {
     let (hits, misses) = (number("hits")?, number("misses")?);
     let [served, fetched] = [number("served_bytes")?, number("fetched_bytes")?].map(ByteSize);
     Some(format!("{hits} hits, {misses} misses, {served} served, {fetched} fetched"))
+}
+
+fn scrub_line<'a>(at: &impl Fn(&str) -> Option<&'a Value>) -> Option<String> {
+    let number = |name: &str| at(&format!("/scrub/{name}")).and_then(Value::as_u64);
+    let bytes = |name: &str| Some(ByteSize(number(name)?));
+    let mut parts = vec![match at("/scrub/state")?.as_str()? {
+        "off" => "only when asked for".to_owned(),
+        _ => format!("{} of {} read", bytes("checked_bytes")?, bytes("of_bytes")?),
+    }];
+    parts.extend(number("last_done_s").map(|since| format!("all of it {} ago", span(since))));
+    if let Some(found) = number("found").filter(|found| *found > 0) {
+        let repaired = number("repaired").unwrap_or_default();
+        parts.push(format!("{found} damaged so far, {repaired} fetched again"));
+    }
+    Some(parts.join(", "))
 }
 
 fn appliance_line<'a>(at: &impl Fn(&str) -> Option<&'a Value>) -> Option<String> {
@@ -271,6 +287,8 @@ mod tests {
             "offline_since_s": null,
             "store": {"budget_bytes": 1_u64 << 30, "used_bytes": 1536 << 10, "nars": 2,
                 "narinfos": 3, "pinned_bytes": 0, "written_bytes": 0},
+            "scrub": {"state": "idle", "checked_bytes": 1024, "of_bytes": 2048, "last_done_s": 60,
+                "found": 2, "repaired": 1},
             "queue": {"waiting": 2, "waiting_bytes": 1024, "oldest_s": 61,
                 "stopped": ["s3://nix-cache"]},
             "upstreams": [{"url": "https://cache.example", "state": "down", "since_s": 65,
@@ -283,6 +301,7 @@ up for      1 h 2 min
 store       1.5 MiB of 1.0 GiB
 held        2 NARs, 3 narinfos
 written     0 B
+scrub       1.0 KiB of 2.0 KiB read, all of it 1 min 0 s ago, 2 damaged so far, 1 fetched again
 to push     2 objects, 1.0 KiB, the oldest for 1 min 1 s
 push target s3://nix-cache: refuses
 upstream    https://cache.example: down for 1 min 5 s, last error: connection refused

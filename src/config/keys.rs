@@ -31,7 +31,7 @@ const fn key(
 }
 
 /// All keys, in the order in which they are explained.
-pub const KEYS: [Key; 46] = [
+pub const KEYS: [Key; 47] = [
     key(
         "listen",
         "list of \"ADDRESS:PORT\"",
@@ -97,6 +97,14 @@ pub const KEYS: [Key; 46] = [
         "3",
         "The zstd level of what is stored: higher is smaller and slower to take in, and no slower \
          to serve. What comes from upstream as zstd already is kept as it is.",
+    ),
+    key(
+        "scrub.every",
+        "span",
+        "\"30 d\"",
+        "What is stored is read again within so long of running, a little each hour and rather \
+         while nobody asks, and compared with its hash. What is damaged is withdrawn and fetched \
+         again. With \"never\" only \"snowberry scrub\" does that.",
     ),
     key(
         "upstream.url",

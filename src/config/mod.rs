@@ -7,6 +7,7 @@ mod keys;
 mod mdns;
 mod page;
 mod push;
+mod scrub;
 mod source;
 mod spool;
 mod tls;
@@ -28,6 +29,7 @@ use source::Source;
 pub use keys::{KEYS, Key};
 pub use page::Page;
 pub use push::{Admin, Push, SYSTEM_ADMIN_SOCKET, Sign};
+pub use scrub::Scrub;
 pub use spool::SYSTEM_SPOOL;
 pub use tls::{Tls, TlsFiles};
 
@@ -74,6 +76,8 @@ pub struct Config {
     pub store: store::Config,
     /// The upstreams in the order in which they are asked.
     pub upstreams: Vec<upstream::Config>,
+    /// How often what is stored is read again.
+    pub scrub: Scrub,
     /// Who may write, and what is carried up.
     pub push: Push,
     /// Who may command.
@@ -241,6 +245,7 @@ struct Document {
     state_dir: Option<PathBuf>,
     store_dir: Option<String>,
     store: store::Config,
+    scrub: scrub::ScrubTable,
     upstream: Option<Vec<upstream::Config>>,
     push: push::PushTable,
     admin: push::AdminTable,
@@ -324,6 +329,7 @@ fn freeze(
         state_dir,
         store_dir,
         store,
+        scrub: document.scrub.freeze(),
         upstreams: document.upstream.unwrap_or_else(|| vec![default_upstream()]),
         push,
         admin,

@@ -320,11 +320,12 @@ fn the_declared_keys_are_those_of_the_types() {
     };
     let mut top = declared("");
     top.extend([
-        "store", "upstream", "push", "admin", "mdns", "spool", "tls", "page", "forward", "update",
+        "store", "scrub", "upstream", "push", "admin", "mdns", "spool", "tls", "page", "forward",
     ]);
-    top.push("appliance");
+    top.extend(["update", "appliance"]);
     assert_eq!(field_names::<Document>(), top);
     assert_eq!(field_names::<store::Config>(), declared("store"));
+    assert_eq!(field_names::<scrub::ScrubTable>(), declared("scrub"));
     assert_eq!(field_names::<upstream::Config>(), declared("upstream"));
     assert_eq!(field_names::<push::PushTable>(), declared("push"));
     assert_eq!(field_names::<push::AdminTable>(), declared("admin"));

@@ -121,8 +121,10 @@ pub async fn run(
         store_dir: config.store_dir.clone(),
         own_keys: keys.public(),
         signer: signer_of_fetched(config.push.sign, &keys),
+        scrub_every: config.scrub.every,
     };
     let cache = Cache::new(cache_config, store.clone(), upstreams.clone(), metrics.clone());
+    cache.keep_scrubbing();
     let push = open_push(&config, &keys, (&store, &cache), upstreams.clone(), &metrics);
     let public_keys = PublicKeys::new(keys.public());
     let keeper = tls.as_ref().map(|tls| tls::Keeper::new(&tls.identity, &store, &config));

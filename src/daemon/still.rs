@@ -40,6 +40,7 @@ impl Still {
             store_dir: config.store_dir.clone(),
             own_keys: keys.public(),
             signer: signer_of_fetched(config.push.sign, &keys),
+            scrub_every: None,
         };
         let cache = Cache::new(cache_config, store.clone(), upstreams.clone(), metrics.clone());
         let push = open_push(config, &keys, (&store, &cache), upstreams, &metrics);

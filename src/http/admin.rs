@@ -2,9 +2,9 @@
 //! route of the network leads here.
 //!
 //! `GET /queue`, `GET /clients`, `POST /retry`, `POST /forget?target=URL[&lost=true]`,
-//! `POST /keys/reload`, `POST /reload`, and what
-//! `admin_waiting.rs`, `admin_pins.rs` and `admin_evict.rs` answer. Answers are JSON; what
-//! cannot be done is an object with an `error`.
+//! `POST /keys/reload`, `POST /reload`, `GET /scrub`, `POST /scrub`, `POST /import?dir=PATH`, and what
+//! `admin_waiting.rs`, `admin_pins.rs` and `admin_evict.rs` answer. Answers are JSON, of what takes
+//! long in lines; what cannot be done is an object with an `error`.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -32,7 +32,7 @@ use tracing::{info, warn};
 
 use super::clients::Clients;
 use super::reply::{Media, Reply};
-use super::{admin_evict, admin_pins, admin_waiting};
+use super::{admin_evict, admin_import, admin_pins, admin_scrub, admin_waiting};
 use crate::cache::Cache;
 use crate::metrics::Counter;
 use crate::nix::PublicKey;
@@ -216,6 +216,12 @@ async fn answer(admin: &Arc<Admin>, request: Request<Incoming>) -> Reply {
             info!("told to try every push target again");
             done(&json!({"retried": true}))
         }
+        (&Method::GET, "/scrub") => admin_scrub::state(&admin.cache),
+        (&Method::POST, "/scrub") => admin_scrub::scrub(&admin.cache, &query),
+        (&Method::POST, "/import") => match sent(request.into_body()).await {
+            Ok(sent) => admin_import::import(&admin.cache, &query, &sent),
+            Err(refused) => refused,
+        },
         (&Method::POST, "/forget") => forget(&admin.push, &query).await,
         (&Method::POST, "/keys/reload") => reload_keys(admin).await,
         (&Method::POST, "/reload") => reload(admin).await,

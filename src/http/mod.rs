@@ -44,6 +44,8 @@ mod admin;
 mod admin_waiting;
 mod admin_pins;
 mod admin_evict;
+mod admin_scrub;
+mod admin_import;
 mod long;
 pub mod tls;
 

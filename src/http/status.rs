@@ -5,6 +5,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::Site;
+use super::admin_scrub::ScrubStatus;
 use super::appliance::Appliance;
 use super::civil::{is_sane, utc};
 use super::history::Tally;
@@ -26,6 +27,7 @@ pub(super) struct Status {
     pub(super) offline_since_s: Option<u64>,
     pub(super) troubles: Vec<Trouble>,
     pub(super) store: StoreStatus,
+    pub(super) scrub: ScrubStatus,
     pub(super) traffic: Traffic,
     pub(super) queue: Queue,
     pub(super) upstreams: Vec<UpstreamStatus>,
@@ -177,6 +179,7 @@ impl Status {
                 degraded,
                 degraded_since_s,
             },
+            scrub: site.cache.scrub_state().into(),
             traffic: Traffic {
                 counters: ledger.counters(),
                 since: utc(now_s.saturating_sub(uptime_s)),
@@ -310,6 +313,14 @@ pub(super) mod tests {
                 corrupt: 0,
                 degraded: None,
                 degraded_since_s: None,
+            },
+            scrub: ScrubStatus {
+                state: "idle",
+                checked_bytes: 0,
+                of_bytes: 4,
+                last_done_s: None,
+                found: 0,
+                repaired: 0,
             },
             traffic: Traffic {
                 counters: tally(1536),

@@ -52,6 +52,10 @@ pub(super) enum Act {
     EvictTo { to_bytes: u64, reply: Reply<Vec<Out>> },
     /// A NAR has to go, unless it is kept.
     EvictNar { nar_hash: NarHash, reply: Reply<Gone> },
+    /// The bytes of a held NAR are not its own, though its rows are as they were written.
+    Wrong { id: u64, nar_hash: NarHash, reply: Reply<()> },
+    /// Whether a NAR is withdrawn, once all that was said before is done.
+    IsGone { id: u64, reply: Reply<bool> },
     /// A reader met a damaged row of the index.
     Mend,
     /// The last reader of a doomed NAR left.
@@ -66,9 +70,11 @@ impl Act {
         match self {
             Self::Index(op) => op.refuse(error),
             Self::Push(op) => op.refuse(error),
-            Self::Ids(reply) | Self::Withdraw { reply, .. } | Self::Flush(reply) => {
-                drop(reply.send(Err(error)));
-            }
+            Self::Ids(reply)
+            | Self::Withdraw { reply, .. }
+            | Self::Wrong { reply, .. }
+            | Self::Flush(reply) => drop(reply.send(Err(error))),
+            Self::IsGone { reply, .. } => drop(reply.send(Err(error))),
             Self::Room { reply, .. } => drop(reply.send(Err(error))),
             Self::EvictTo { reply, .. } => drop(reply.send(Err(error))),
             Self::EvictNar { reply, .. } => drop(reply.send(Err(error))),

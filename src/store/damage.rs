@@ -77,7 +77,32 @@ impl Writer {
         }
         self.shared.metrics.corrupt.inc();
         tracing::error!(id, nar = %nar_hash.to_nix32(), "stored NAR is damaged and withdrawn");
+        self.session.scrub.was_withdrawn([nar_hash]);
         self.withdraw_id(id)
+    }
+
+    /// The rows of a NAR are as they were written, and what is in them is not the NAR.
+    pub(super) fn wrong(&mut self, id: u64, nar_hash: NarHash) -> Result<(), Fault> {
+        if self.is_gone(id)? {
+            return Ok(());
+        }
+        self.shared.metrics.corrupt.inc();
+        tracing::error!(id, nar = %nar_hash.to_nix32(), "stored NAR is another and withdrawn");
+        lock(&self.session.pins).is_found_wrong(id);
+        self.session.scrub.was_withdrawn([nar_hash]);
+        self.withdraw_id(id)
+    }
+
+    /// Whether nobody is given this NAR any more.
+    pub(super) fn is_gone(&self, id: u64) -> Result<bool, Fault> {
+        if lock(&self.session.pins).is_doomed(id) {
+            return Ok(true);
+        }
+        if self.group.iter().any(|nar| nar.id == id) {
+            return Ok(false);
+        }
+        let found = self.session.sound(self.session.index.read(|txn| record(txn, id)))?;
+        Ok(found.is_none_or(|record| record.doomed))
     }
 
     /// This NAR has to go, and not one that has its name by now.
@@ -173,6 +198,8 @@ impl Writer {
                 pins.doom(*id);
             }
             drop(pins);
+            let hashes = chosen.iter().map(|(_, record)| record.nar_hash);
+            self.session.scrub.was_withdrawn(hashes);
             self.doom(&chosen)?;
         }
         match last {

@@ -155,6 +155,7 @@ impl Growing {
                 View::End => return Ok(None),
                 View::OnDisk(place) => {
                     let (shared, session) = (self.pin.shared(), &self.pin.session);
+                    session.touch();
                     let read = read_row(shared, session, place, offset).await;
                     return read.map(Some).map_err(|error| error.unwrap_or(Error::Abandoned));
                 }

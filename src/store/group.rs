@@ -161,12 +161,16 @@ impl Writer {
         let has_uses = self.closing && self.index_written.is_some() && self.session.has_uses();
         // Figures are written at the end, even of a time in which all was only read.
         let has_figures = self.closing && !self.shared.history.due().is_empty();
+        // How far the scrub has come is written once more at the end for its own sake: it is hours
+        // of reading.
+        let has_mark = self.closing && self.session.scrub.unwritten().is_some();
         if group.is_empty()
             && pushes.is_empty()
             && !self.is_index_dirty()
             && self.changed_segments.is_empty()
             && !has_uses
             && !has_figures
+            && !has_mark
         {
             return Ok(());
         }
@@ -239,6 +243,7 @@ impl Writer {
         act: impl FnOnce(&mut Self, &WriteTransaction) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         let session = self.session.clone();
+        let marked = session.scrub.unwritten();
         session.index.with(|database| {
             let txn = write_txn(database, durable)?;
             act(self, &txn)?;
@@ -252,10 +257,14 @@ impl Writer {
             if durable == Durable::Yes {
                 self.note_time(&txn, now_s())?;
             }
+            if let Some(mark) = marked {
+                mark.write(&txn)?;
+            }
             self.totals.use_counter = session.use_counter.load(Ordering::Relaxed);
             META.insert(&txn, META_TOTALS, &self.totals.to_bytes())?;
             Ok(txn.commit()?)
         })?;
+        session.scrub.is_written(marked);
         self.index_written = Some(durable);
         if self.is_index_dirty() {
             self.waiting_since.get_or_insert_with(Instant::now);

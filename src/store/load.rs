@@ -14,6 +14,7 @@ use super::keys::id_of_key;
 use super::mend::{Known, mend};
 use super::records::{SegmentRecord, number, record};
 use super::removal::Removal;
+use super::scrub::ScrubMark;
 use super::segment::number_of;
 use super::shared::Shared;
 use super::space::default_budget;
@@ -72,6 +73,7 @@ pub(super) struct Loaded {
     pub(super) segments: BTreeMap<u32, SegmentState>,
     pub(super) doomed: Vec<Removal>,
     pub(super) kept: Kept,
+    pub(super) scrub: ScrubMark,
 }
 
 /// What an index says of itself that is opened. `None`, and `hurt`: rows are damaged.
@@ -117,6 +119,7 @@ pub(super) fn load(txn: &ReadTransaction) -> Result<Loaded, Fault> {
         segments,
         doomed,
         kept,
+        scrub: ScrubMark::load(txn),
     };
     let has_all = loaded.store_id.is_some() && loaded.budget.is_some() && loaded.next_id.is_some();
     Ok(Loaded { hurt: loaded.hurt || !has_all, ..loaded })

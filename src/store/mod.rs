@@ -52,6 +52,7 @@ mod damage;
 mod mend;
 mod mending;
 mod rest;
+mod scrub;
 // What is acknowledged, and waits to be carried on.
 mod push;
 mod accepts;
@@ -80,6 +81,7 @@ pub use outs::{Gone, Out};
 pub use pins::{Holding, PIN_NAME_LEN_MAX, Pin, PinnedPath};
 pub use push::{Acceptance, Alias, QueueRow, Queued, TargetQueue};
 pub use room::Reservation;
+pub use scrub::{IndexPlace, ScrubMark};
 
 use command::{Act, Command, Reply};
 use keys::SmallKey;

@@ -31,6 +31,8 @@ pub struct HeldNar {
 struct Inner {
     entry: Arc<Entry>,
     pin: Pin,
+    /// Whether reading it counts: whoever only checks it neither uses it nor keeps the store awake.
+    counts: bool,
 }
 
 impl HeldNar {
@@ -42,7 +44,17 @@ impl HeldNar {
     ) -> Option<Self> {
         let pin = Pin::new(shared, session, entry.id)?;
         session.used(Used::Nar(entry.id));
-        Some(Self { inner: Arc::new(Inner { entry, pin }) })
+        Some(Self { inner: Arc::new(Inner { entry, pin, counts: true }) })
+    }
+
+    /// The same for who only checks it.
+    pub(super) fn checked(
+        shared: &Arc<Shared>,
+        session: &Arc<Session>,
+        entry: Arc<Entry>,
+    ) -> Option<Self> {
+        let pin = Pin::new(shared, session, entry.id)?;
+        Some(Self { inner: Arc::new(Inner { entry, pin, counts: false }) })
     }
 
     /// The NAR of this hash, pinned. Asked on a reading thread, since what the index says holds
@@ -89,7 +101,6 @@ impl HeldNar {
         self.record().changed && self.inner.entry.since.elapsed() < CHANGED_FOR
     }
 
-    #[cfg(test)]
     pub(super) fn id(&self) -> u64 {
         self.inner.entry.id
     }
@@ -102,7 +113,13 @@ impl HeldNar {
         // No part has it: the record is damaged, and so is whatever segment one would name.
         let segment = segment_of(&record.parts, row.number).unwrap_or(u32::MAX);
         let place = Place { segment, id: self.inner.entry.id, row };
+        if self.inner.counts {
+            pin.session.touch();
+        }
         let read = read_row(pin.shared(), &pin.session, place, offset).await;
+        if lock(&pin.session.pins).is_wrong(place.id) {
+            return Err(Error::Corrupt(record.nar_hash));
+        }
         read.map_err(|error| {
             error.unwrap_or_else(|| damaged(pin.shared(), &pin.session, place, record.nar_hash))
         })
@@ -126,7 +143,6 @@ pub(super) async fn read_row(
     offset: u64,
 ) -> Result<Bytes, Option<Error>> {
     let Place { segment, id, row } = place;
-    session.touch();
     let asked = session.clone();
     let job = move || {
         if asked.is_over() {

@@ -164,6 +164,7 @@ fn begin(
     let enders = shared.row_jobs.clone();
     let segments = Segments::new(shared.disk.clone(), shared.meters.clone(), enders);
     let session = Session::new(index, segments, Space::new(budget, kept));
+    session.scrub.begin(loaded.scrub);
     *lock(&session.kept) = loaded.kept;
     *lock(&shared.kept) = session.kept.clone();
     *lock(&session.ids) = (next_id, next_id);

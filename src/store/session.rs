@@ -14,6 +14,7 @@ use super::index::Index;
 use super::kept::Kept;
 use super::keys::{AliasKey, SmallKey};
 use super::records::NarRecord;
+use super::scrub::Scrub;
 use super::segment::Segments;
 use super::shared::Shared;
 use super::space::Space;
@@ -52,6 +53,8 @@ pub(super) struct Overlay {
 pub(super) struct Pins {
     counts: HashMap<u64, usize>,
     doomed: HashSet<u64>,
+    /// Doomed ones whose bytes are wrong: whoever reads them is cut.
+    wrong: HashSet<u64>,
     /// How many were forgotten so far.
     forgotten: u64,
 }
@@ -71,6 +74,16 @@ impl Pins {
         unread
     }
 
+    /// Its bytes are not what they should be: nobody is given more of them.
+    pub(super) fn is_found_wrong(&mut self, id: u64) {
+        self.wrong.insert(id);
+        self.doomed.insert(id);
+    }
+
+    pub(super) fn is_wrong(&self, id: u64) -> bool {
+        self.wrong.contains(&id)
+    }
+
     pub(super) fn is_read(&self, id: u64) -> bool {
         self.counts.contains_key(&id)
     }
@@ -82,6 +95,7 @@ impl Pins {
     /// Its rows are gone.
     pub(super) fn forget(&mut self, id: u64) {
         self.doomed.remove(&id);
+        self.wrong.remove(&id);
         self.forgotten += 1;
     }
 
@@ -119,6 +133,8 @@ pub(super) struct Session {
     pub(super) nars: AtomicU64,
     /// When NARs were finished whose `NarHash` was held with another file hash before.
     pub(super) changed: Mutex<HashMap<u64, Instant>>,
+    /// How far the scrub has come.
+    pub(super) scrub: Scrub,
     /// Whether the writer has something to do of its own accord.
     pub(super) busy: AtomicBool,
     /// A row of the index is damaged, and the writer has not looked yet.
@@ -145,6 +161,7 @@ impl Session {
             narinfos: AtomicU64::new(0),
             nars: AtomicU64::new(0),
             changed: Mutex::default(),
+            scrub: Scrub::default(),
             busy: AtomicBool::new(true),
             hurt: AtomicBool::new(false),
             last_read_ms: AtomicU64::new(0),

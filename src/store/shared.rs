@@ -181,6 +181,15 @@ impl Shared {
         act: impl FnOnce(&Arc<Session>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Error> {
         session.touch();
+        self.on_index_unseen(session, act).await
+    }
+
+    /// The same without keeping the store from its rest.
+    pub(super) async fn on_index_unseen<T: Default + Send + 'static>(
+        &self,
+        session: &Arc<Session>,
+        act: impl FnOnce(&Arc<Session>) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Error> {
         let asked = session.clone();
         let job = move || {
             let was_hurt = asked.is_hurt();

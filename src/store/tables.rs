@@ -62,6 +62,8 @@ pub(super) const PIN: Table = Table("pin-1");
 pub(super) const PINNED: Table = Table("pinned-1");
 /// Use counter (8) -> what the clock said then.
 pub(super) const USE_TIME: Table = Table("use-time-1");
+/// A name -> how far the scrub has come. Made at its first write: its absence says "not begun".
+pub(super) const SCRUB: Table = Table("scrub-1");
 /// Name -> one of the store's few single values.
 pub(super) const META: Table = Table("meta-1");
 /// In segments: NAR id (8), row number (4) -> stream bytes.

@@ -279,6 +279,15 @@ impl Writer {
                 drop(reply.send(Ok(())));
                 Ok(())
             }
+            Act::Wrong { id, nar_hash, reply } => {
+                self.wrong(id, nar_hash)?;
+                drop(reply.send(Ok(())));
+                Ok(())
+            }
+            Act::IsGone { id, reply } => {
+                drop(reply.send(Ok(self.is_gone(id)?)));
+                Ok(())
+            }
             Act::Mend => self.mend_if_due(),
             Act::Unread => Ok(()),
             Act::Flush(reply) => {

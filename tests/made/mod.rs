@@ -54,6 +54,22 @@ impl Made {
         Self::of(name, contents)
     }
 
+    /// A path whose NAR is so long and hardly anything packed, as zstd.
+    pub(crate) fn packed_zeros(name: &str, len: usize) -> Self {
+        let mut contents = vec![0; len];
+        let noise = noise(name, len.min(1000));
+        contents.iter_mut().zip(noise).for_each(|(to, from)| *to = from);
+        let file = Node::File { executable: false, contents };
+        let nar = Node::Directory([(b"file".to_vec(), file)].into()).to_nar();
+        Self {
+            store_path: store_path(name),
+            file: encode(&nar, Compression::Zstd),
+            nar,
+            compression: Compression::Zstd,
+            references: Vec::new(),
+        }
+    }
+
     fn of(name: &str, contents: Vec<u8>) -> Self {
         let file = Node::File { executable: false, contents };
         let nar = Node::Directory([(b"file".to_vec(), file)].into()).to_nar();

@@ -99,6 +99,7 @@ impl House {
             store_dir: store_dir.clone(),
             own_keys: vec![own_key().public()],
             signer: None,
+            scrub_every: None,
         };
         let cache = Cache::new(cache_config, store.clone(), Vec::new(), metrics.clone());
         let mut config = Config {

@@ -185,6 +185,16 @@ impl Ingest {
     }
 }
 
+impl Ingest {
+    /// The same on one thread whoever else runs, and not counted among them: nobody waits for it.
+    pub(crate) fn start_aside(&self, plan: Plan) -> Pipe {
+        let (feed, fed) = mpsc::channel(STAGE_PIECES);
+        let (sink, out) = mpsc::channel(STAGE_PIECES);
+        let done = self.tasks.spawn_blocking(move || pipe::run(plan, fed, sink, 1));
+        Pipe { feed, out, done }
+    }
+}
+
 /// Counts a running ingest while it lives.
 struct Counted {
     running: Arc<AtomicUsize>,

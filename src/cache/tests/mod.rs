@@ -18,6 +18,7 @@ use crate::units::ByteSize;
 mod faults;
 mod nars;
 mod narinfos;
+mod scrub;
 mod server;
 
 use server::{Answer, Server};
@@ -225,6 +226,7 @@ fn open(store: &Store, servers: &[Server], key: &SecretKey, metrics: Metrics) ->
         store_dir: store_dir.clone(),
         own_keys: Vec::new(),
         signer: None,
+        scrub_every: None,
     };
     Cache::patient(config, store.clone(), upstreams, metrics, Patience { silence: SILENCE })
 }

@@ -13,6 +13,7 @@ mod push_crash;
 mod push_index;
 mod push_kit;
 mod rest;
+mod scrub;
 mod trouble;
 mod uploads;
 mod pin_kit;
