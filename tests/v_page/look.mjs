@@ -129,7 +129,7 @@ try {
   told.figures = await run(`Object.fromEntries([...document.querySelectorAll('#figures ~ .wide tbody tr')]
     .slice(0, 7).map((row) => [...row.children].map((cell) => cell.textContent))
     .map(([name, ...cells]) => [name, cells]))`);
-  told.text = await run('document.body.innerText');
+  told.text = await run('document.body.textContent');
   told.scripts = await run('document.scripts.length');
   // Without scripts the same is there.
   await ask('Emulation.setScriptExecutionDisabled', { value: true });
