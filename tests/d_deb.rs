@@ -28,9 +28,8 @@ const UNITS: [&str; 8] = [
 ];
 
 /// What systemd says of them then; a service that only its socket starts is never enabled by itself.
-const NOT_ENABLED: [&str; 8] = [
-    "disabled", "disabled", "disabled", "indirect", "disabled", "disabled", "static", "disabled",
-];
+const NOT_ENABLED: [&str; 8] =
+    ["disabled", "disabled", "disabled", "indirect", "disabled", "disabled", "static", "disabled"];
 
 /// The package as revision 1 and as revision 2, which differs in nothing else.
 struct Packages {

@@ -98,11 +98,7 @@ pub(super) async fn all(
     }
 }
 
-async fn one(
-    inner: &Arc<Inner>,
-    name: NarName,
-    bringing: Bringing,
-) -> (NarName, Result<(), Why>) {
+async fn one(inner: &Arc<Inner>, name: NarName, bringing: Bringing) -> (NarName, Result<(), Why>) {
     let Ok(_place) = inner.brought.acquire().await else { return (name, Err(Why::Trouble)) };
     let mut tried = 0;
     loop {

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{debug, info, warn};
 
 use super::ingest::Ingested;
+use super::permits::{self, Permit};
 use super::sources::{Source, Sources};
 use super::stream::{Follower, NarStream};
 use super::transfer::{self, Failure, Sink};
-use super::permits::{self, Permit};
 use super::{Inner, NarAnswer, locked, through};
 use crate::limit::Limit;
 use crate::nix::{NarInfo, NarName};
@@ -183,10 +183,10 @@ impl Filling {
             return Phase::NoRoom;
         }
         let mut sources = Sources::new(Arc::clone(inner), *name).await;
-        sources.throttle = self.bringing.clone().map(|bringing| Throttle {
-            bringing,
-            followers: Arc::clone(&self.followers),
-        });
+        sources.throttle = self
+            .bringing
+            .clone()
+            .map(|bringing| Throttle { bringing, followers: Arc::clone(&self.followers) });
         for _ in 0..ATTEMPTS_MAX {
             let Some(source) = sources.next().await else {
                 sources.give_up().await;

@@ -40,7 +40,9 @@ mod greet;
 mod errand;
 mod closure;
 mod bring;
+mod fit;
 mod pins;
+mod pin_keeper;
 mod outs;
 pub(crate) mod ingest;
 
@@ -54,8 +56,8 @@ use stall::{PATIENCE, Patience};
 
 pub use alias::AliasAnswer;
 pub use errand::{Errand, Lack, Step, Why};
+pub(crate) use fit::KEPT_PERCENT;
 pub use outs::{Evicted, EvictedPath, OutShown};
-pub(crate) use pins::KEPT_PERCENT;
 pub use pins::{Fetched, PinMade, PinShown};
 pub use stream::{Cut, NarStream};
 
@@ -165,7 +167,7 @@ impl Cache {
     pub fn new(config: Config, store: Store, upstreams: Vec<Upstream>, metrics: Metrics) -> Self {
         let cache = Self::patient(config, store, upstreams, metrics, PATIENCE);
         greet::all(&cache.inner);
-        pins::keep(&cache.inner);
+        pin_keeper::start(&cache.inner);
         cache
     }
 

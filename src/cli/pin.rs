@@ -103,11 +103,9 @@ fn pinned(done: &Value) -> String {
     let size = ByteSize(number(done, "bytes"));
     let fetched = match number(done, "fetched_nars") {
         0 => "all of it was here".to_owned(),
-        nars => format!(
-            "{} fetched, {}",
-            count(nars, "NAR"),
-            ByteSize(number(done, "fetched_bytes"))
-        ),
+        nars => {
+            format!("{} fetched, {}", count(nars, "NAR"), ByteSize(number(done, "fetched_bytes")))
+        }
     };
     format!("pinned {}: {paths}, {size} ({fetched})", text(done, "name"))
 }
@@ -155,7 +153,9 @@ fn table(answer: &Value) -> String {
             ByteSize(alone),
             status::span(since(number(pin, "since"))),
         ));
-        lines.extend(list(pin, "roots").iter().filter_map(Value::as_str).map(|it| format!("  {it}")));
+        lines.extend(
+            list(pin, "roots").iter().filter_map(Value::as_str).map(|it| format!("  {it}")),
+        );
     }
     lines.push(format!("in all {}", ByteSize(number(answer, "pinned_bytes"))));
     lines.join("\n") + "\n"

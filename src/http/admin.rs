@@ -28,8 +28,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{admin_evict, admin_pins, admin_waiting};
 use super::reply::{Media, Reply};
+use super::{admin_evict, admin_pins, admin_waiting};
 use crate::cache::Cache;
 use crate::metrics::Counter;
 use crate::nix::PublicKey;

@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use tracing::{info, warn};
 
 use super::carry::{Carrier, Failed};
-use crate::limit::Limit;
 use super::{Inner, now_s};
+use crate::limit::Limit;
 use crate::nix::{CacheInfo, FileHash, NarHash, NarName, StorePath, UploadName};
 use crate::store::{self, HeldNar, Queued};
 use crate::upstream::{self, Object, ObjectHead, Source};

@@ -10,8 +10,8 @@ use tokio::time::timeout;
 use tracing::{debug, info};
 
 use super::{Push, Refusal, now_s};
-use crate::cache::{KEPT_PERCENT, Unpacking};
 use crate::cache::ingest::{self, Feed, Ingested, NarLen, SNIFF_LEN};
+use crate::cache::{KEPT_PERCENT, Unpacking};
 use crate::nix::nar::NarError;
 use crate::nix::{Compression, UploadName};
 use crate::store::{Alias, Finished, NarWriter, Origin, Reservation};

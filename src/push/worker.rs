@@ -11,11 +11,11 @@ use tracing::{debug, error, info, warn};
 
 use super::bring::{self, Turns};
 use super::carry::{Carried, Carrier, Failed, name_of};
-use crate::limit::Limit;
 use super::order::{AHEAD, Order, Step};
 use super::state::{Pace, Trouble};
 use super::status::{Desk, TargetState};
 use super::{Inner, Push, now_s, sweep};
+use crate::limit::Limit;
 use crate::store::{self, QueueRow};
 use crate::upstream::{self, Setback, Upstream};
 

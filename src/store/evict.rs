@@ -150,8 +150,12 @@ impl Writer {
         if self.session.has_uses() {
             self.commit_index(Durable::No, Self::write_uses)?;
         }
-        let going: u64 =
-            self.removals.iter().flat_map(|it| takes_of(&it.left, it.file_size)).map(|it| it.1).sum();
+        let going: u64 = self
+            .removals
+            .iter()
+            .flat_map(|it| takes_of(&it.left, it.file_size))
+            .map(|it| it.1)
+            .sum();
         let used = self.session.space.kept_bytes().saturating_sub(going);
         if used <= to_bytes {
             return Ok(Vec::new());

@@ -102,8 +102,7 @@ fn next_out(session: &Session, bytes: u64, count_max: usize) -> Result<Vec<Out>,
         let last_use = unwritten.unwrap_or(entry.record.last_use);
         late.insert(last_use, (entry.id, Some(entry.record.clone())));
     }
-    let mut order =
-        Order { session, late, bytes, count_max, outs: Vec::new(), taken_bytes: 0 };
+    let mut order = Order { session, late, bytes, count_max, outs: Vec::new(), taken_bytes: 0 };
     for origin in [Origin::Upstream, Origin::Ours] {
         order.all_of(origin)?;
     }

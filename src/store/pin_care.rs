@@ -7,9 +7,7 @@ use super::command::Reply;
 use super::evict::held_in;
 use super::kept::{NEVER_GOES, nar_of, set_use};
 use super::keys::SmallKey;
-use super::pin_rows::{
-    Head, PinRecord, by_path_key, by_pin, by_pin_key, pin_keys, pinned_of,
-};
+use super::pin_rows::{Head, PinRecord, by_path_key, by_pin, by_pin_key, pin_keys, pinned_of};
 use super::records::{Small, origin_byte};
 use super::session::Session;
 use super::small::narinfo_row;

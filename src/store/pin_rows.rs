@@ -245,7 +245,11 @@ impl Writer {
             // A damaged row says by its key that it is pinned.
             let body = PINNED.unseal(key.value(), value.value()).map(<[u8]>::to_vec);
             let becomes = self.session.sound(body.map(Some))?.map_or(Origin::Ours, |body| {
-                if body == [origin_byte(Origin::Upstream)] { Origin::Upstream } else { Origin::Ours }
+                if body == [origin_byte(Origin::Upstream)] {
+                    Origin::Upstream
+                } else {
+                    Origin::Ours
+                }
             });
             found.extend(pinned_of(key.value()).map(|(_, id)| (id, becomes)));
         }

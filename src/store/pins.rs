@@ -196,13 +196,8 @@ fn pinned_paths(
     let mut found = Vec::with_capacity(paths.len());
     for key in paths {
         let nar_hash = small::narinfo(session, key)?.map(|stored| stored.narinfo.nar_hash);
-        let mut path = PinnedPath {
-            key,
-            nar_hash,
-            takes_bytes: None,
-            is_first: true,
-            is_alone: true,
-        };
+        let mut path =
+            PinnedPath { key, nar_hash, takes_bytes: None, is_first: true, is_alone: true };
         if let Some(nar_hash) = nar_hash {
             path.takes_bytes = holding(session, nar_hash)?.map(|holding| holding.takes_bytes);
             for other in small::paths(session, nar_hash, PATHS_MAX)? {

@@ -14,6 +14,7 @@ mod push_kit;
 mod rest;
 mod trouble;
 mod uploads;
+mod outs;
 mod pin_kit;
 mod pins;
 mod pins_crash;
