@@ -53,10 +53,10 @@ async fn eviction_never_comes_to_a_pin_until_it_is_unpinned() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_is_refused_with_figures_before_anything_is_fetched() {
-    let chain = chain("big", 1 << 20);
-    let lab = Lab::of(&chain, "3 MiB").await;
+    let chain = chain("big", 3 << 20);
+    let lab = Lab::of(&chain, "8 MiB").await;
     let refused = lab.run(&["pin", &hash(&chain[0])]).await;
-    refused.badly(&["does not fit", "of the budget of 3.0 MiB", "store.budget"]);
+    refused.badly(&["does not fit", "of the budget of 8.0 MiB", "store.budget"]);
     assert_eq!(lab.upstream.asked(".nar."), 0);
     assert_eq!(lab.pins().await, serde_json::json!([]));
     // Without --name it is called as its path is.
@@ -68,12 +68,12 @@ async fn what_does_not_fit_is_refused_with_figures_before_anything_is_fetched() 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_turns_out_larger_is_refused_then() {
     let parts: Vec<Made> = (0..4)
-        .map(|n| Made::noise(&format!("part-{n}"), 1 << 20).packed(Compression::None))
+        .map(|n| Made::noise(&format!("part-{n}"), 3 << 20).packed(Compression::None))
         .collect();
     let all: Vec<&Made> = parts.iter().collect();
     let top = Made::noise("top", 1000).referring_to(&all);
     // Uncompressed they are thought to shrink to one half; noise does not.
-    let lab = Lab::of(parts.iter().chain([&top]), "3 MiB").await;
+    let lab = Lab::of(parts.iter().chain([&top]), "8 MiB").await;
     lab.run(&["pin", "--name", "x", &hash(&top)]).await.badly(&["does not fit"]);
     assert!(lab.upstream.asked("/nar/") > 0, "it was refused before");
     assert_eq!(lab.pins().await, serde_json::json!([]));
