@@ -177,6 +177,10 @@ pub(super) async fn find(inner: &Arc<Inner>, key: StorePathHash) -> Result<NarIn
             let answer = running.wait_for(Option::is_some).await.ok().and_then(|it| it.clone());
             match answer {
                 Some(Answer::Found(text)) => {
+                    // As its upstream said it: clients are shown our own codec.
+                    if let Ok(Some(stored)) = inner.store.peek_narinfo(key).await {
+                        return Ok(stored.narinfo);
+                    }
                     let parsed = NarInfo::parse(&text, &inner.config.store_dir);
                     return parsed.map_err(|_| Why::Trouble);
                 }

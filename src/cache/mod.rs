@@ -42,7 +42,9 @@ mod greet;
 mod errand;
 mod closure;
 mod bring;
+mod fit;
 mod pins;
+mod pin_keeper;
 mod outs;
 mod scrub;
 mod import;
@@ -58,9 +60,9 @@ use stall::{PATIENCE, Patience};
 
 pub use alias::AliasAnswer;
 pub use errand::{Errand, Lack, Step, Why};
+pub(crate) use fit::KEPT_PERCENT;
 pub use import::{ImportError, ImportPlan, ImportProgress, Imported, Named};
 pub use outs::{Evicted, EvictedPath, OutShown};
-pub(crate) use pins::KEPT_PERCENT;
 pub use pins::{Fetched, PinMade, PinShown};
 pub use scrub::{ScrubError, ScrubFound, ScrubIs, ScrubProgress, ScrubState};
 pub use stream::{Cut, NarStream};
@@ -181,7 +183,7 @@ impl Cache {
     pub fn new(config: Config, store: Store, upstreams: Vec<Upstream>, metrics: Metrics) -> Self {
         let cache = Self::patient(config, store, upstreams, metrics, PATIENCE);
         greet::all(&cache.inner);
-        pins::keep(&cache.inner);
+        pin_keeper::start(&cache.inner);
         cache
     }
 

@@ -1,26 +1,17 @@
 //! Pins, and closures that are fetched because somebody says so.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use tracing::{info, warn};
+use tracing::info;
 
 use super::bring::{self, Came};
 use super::closure::{self, Closure, Member};
-use super::errand::Figures;
+use super::fit::{check_fit, check_room, fits, no_fit};
 use super::{Cache, Errand, Inner, Lack, Step, Why};
 use crate::limit::Limit;
 use crate::nix::{NarName, StorePathHash};
 use crate::store;
-use crate::units::ByteSize;
-
-/// What is pinned and what waits to be pushed may take this part of the budget, in hundredths: the
-/// rest is what a cache lives by.
-pub(crate) const KEPT_PERCENT: u64 = 80;
-
-/// A closure that is only fetched may take this part of the budget beside what is kept: with more,
-/// its end would push out its beginning.
-const FETCHED_PERCENT: u64 = 94;
 
 /// Paths that one pin names.
 const ROOTS_MAX: usize = 1000;
@@ -33,12 +24,6 @@ const PATHS_A_TIME: usize = 512;
 
 /// How often what went missing between two looks is fetched again.
 const ROUNDS_MAX: usize = 3;
-
-/// How long a pin that lost a NAR waits for others to be found that went with it.
-const MEND_AFTER: Duration = Duration::from_secs(5);
-
-/// How long after a pin could not be mended it is tried again.
-const MEND_AGAIN: Duration = Duration::from_mins(10);
 
 /// A pin that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -275,7 +260,11 @@ impl Inner {
     }
 
     /// NARs of a pin that are not here. What `known` says of one is more than its narinfo does.
-    async fn missing(self: &Arc<Self>, id: u32, known: &[Member]) -> Result<Vec<Member>, Errand> {
+    pub(super) async fn missing(
+        self: &Arc<Self>,
+        id: u32,
+        known: &[Member],
+    ) -> Result<Vec<Member>, Errand> {
         let (mut missing, mut after) = (Vec::new(), None);
         loop {
             let paths = self.store.pinned_paths(id, after).await?;
@@ -331,45 +320,6 @@ async fn walk(
     .await
 }
 
-fn figures(inner: &Inner, nars: &[Member]) -> Figures {
-    let store = inner.store.figures();
-    let budget = store.budget_bytes;
-    let more = nars.iter().filter(|it| !it.is_kept).map(|it| it.takes_bytes).sum();
-    Figures {
-        closure: ByteSize(nars.iter().map(|it| it.takes_bytes).sum()),
-        more: ByteSize(more),
-        pinned: ByteSize(store.pinned_bytes),
-        waiting: ByteSize(inner.store.waiting_bytes()),
-        most: ByteSize(budget / 100 * KEPT_PERCENT),
-        budget: ByteSize(budget),
-    }
-}
-
-fn fits(inner: &Inner, more_bytes: u64) -> bool {
-    let most = inner.store.figures().budget_bytes / 100 * KEPT_PERCENT;
-    inner.store.kept_back_bytes().saturating_add(more_bytes) <= most
-}
-
-fn no_fit(inner: &Inner, nars: &[Member]) -> Errand {
-    Errand::NoFit { what: "the closure", figures: figures(inner, nars) }
-}
-
-/// Whether these may be pinned beside what is kept.
-fn check_fit(inner: &Inner, nars: &[Member]) -> Result<(), Errand> {
-    let more = nars.iter().filter(|it| !it.is_kept).map(|it| it.takes_bytes).sum();
-    if fits(inner, more) { Ok(()) } else { Err(no_fit(inner, nars)) }
-}
-
-/// Whether these can be here at the same time.
-fn check_room(inner: &Inner, nars: &[Member]) -> Result<(), Errand> {
-    let figures = figures(inner, nars);
-    let most = figures.budget.0 / 100 * FETCHED_PERCENT;
-    if inner.store.kept_back_bytes().saturating_add(figures.more.0) <= most {
-        return Ok(());
-    }
-    Err(Errand::NoFit { what: "the closure", figures: Figures { most: ByteSize(most), ..figures } })
-}
-
 /// The characters of a store path's name are taken, so that the name of each can be one.
 fn check_name(name: &str) -> Result<(), Errand> {
     let taken = |c: char| c.is_ascii_alphanumeric() || "+-._?=".contains(c);
@@ -388,68 +338,6 @@ fn name_of(name: &str) -> String {
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// What is pinned and went missing, because it was damaged, is fetched again, for as long as it
-/// takes. One that is still being pinned is whoever's who pins it.
-pub(super) fn keep(inner: &Arc<Inner>) {
-    let keeper = Arc::clone(inner);
-    inner.tasks.spawn(async move {
-        let closing = keeper.closing.clone();
-        closing.run_until_cancelled(Box::pin(keep_whole(&keeper))).await;
-    });
-}
-
-async fn keep_whole(inner: &Arc<Inner>) {
-    let mut hurt = inner.store.pins_hurt();
-    loop {
-        if hurt.wait_for(|count| *count > 0).await.is_err() {
-            return;
-        }
-        loop {
-            tokio::time::sleep(MEND_AFTER).await;
-            hurt.borrow_and_update();
-            if mend(inner).await {
-                break;
-            }
-            tokio::time::sleep(MEND_AGAIN).await;
-        }
-        if hurt.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Fetches what pins that hold have lost. False: not all of it came.
-async fn mend(inner: &Arc<Inner>) -> bool {
-    let Ok(pins) = inner.store.pins().await else { return false };
-    let mut whole = true;
-    for pin in pins.into_iter().filter(|pin| pin.is_whole) {
-        let missing = match inner.missing(pin.id, &[]).await {
-            Ok(missing) => missing,
-            Err(error) => {
-                warn!(
-                    name = pin.name,
-                    error = &error as &dyn std::error::Error,
-                    "a pin has lost a path that cannot be had"
-                );
-                whole = false;
-                continue;
-            }
-        };
-        if missing.is_empty() {
-            continue;
-        }
-        let came = bring::all(inner, &missing, None, |_| {}, || true).await;
-        warn!(
-            name = pin.name,
-            lost = missing.len(),
-            fetched = came.nars,
-            "a pin had lost NARs, which were fetched again"
-        );
-        whole &= came.lacks.is_empty();
-    }
-    whole
 }
 
 #[cfg(test)]

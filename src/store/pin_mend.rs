@@ -14,12 +14,13 @@ use super::tables::{Fault, PIN, PINNED};
 pub(super) fn mend_pins(txn: &WriteTransaction) -> Result<u64, Fault> {
     let mut damaged = 0;
     let mut pins = BTreeMap::new();
-    let mut lost = false;
+    let (mut lost, mut copies) = (false, 0);
     for entry in PIN.open_in(txn)?.range::<&[u8]>(..)? {
         let (key, value) = entry?;
         let record = PIN.unseal(key.value(), value.value()).and_then(PinRecord::from_bytes);
         if let (Some(id), Ok(record)) = (pin_of(key.value()), record) {
             pins.insert(id, record);
+            copies += 1;
         } else {
             damaged += 1;
             lost = true;
@@ -50,7 +51,8 @@ pub(super) fn mend_pins(txn: &WriteTransaction) -> Result<u64, Fault> {
         let record = PinRecord { name, is_whole: true, since_s: 0, roots: Vec::new() };
         pins.insert(id, record);
     }
-    if damaged == 0 && rows.values().all(|(_, count)| *count == 2) {
+    let are_twice = copies == 2 * pins.len() && rows.values().all(|(_, count)| *count == 2);
+    if damaged == 0 && are_twice {
         return Ok(0);
     }
     PIN.retain(txn, |_, _| false)?;

@@ -76,8 +76,8 @@ async fn a_limit_holds_until_a_client_waits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_than_there_is_room_for_is_refused() {
-    let made = Made::noise("too-big", 5 << 20);
-    let lab = Lab::of([&made], "4 MiB").await;
+    let made = Made::noise("too-big", 9 << 20);
+    let lab = Lab::of([&made], "8 MiB").await;
     lab.run(&["prefetch", &hash(&made)]).await.badly(&["does not fit"]);
     assert_eq!(lab.upstream.asked(".nar."), 0);
 }

@@ -16,6 +16,7 @@ mod rest;
 mod scrub;
 mod trouble;
 mod uploads;
+mod outs;
 mod pin_kit;
 mod pins;
 mod pins_crash;

@@ -4,23 +4,15 @@ use redb::TableHandle;
 
 use super::kit::*;
 use super::pin_kit::*;
-use super::push_index::flip;
+use super::push_index::{flip, in_index};
 use super::push_kit::*;
 use crate::store::Origin;
 use crate::store::keys::nar_use_key;
 use crate::store::layout::stream_takes;
 use crate::store::records::NarRecord;
 use crate::store::tables::{NAR, NAR_USE, PIN, PINNED};
-use crate::store::writer::{Durable, write_txn};
 
 const BUDGET: u64 = 1 << 30;
-
-fn in_index(house: &House, act: impl FnOnce(&redb::WriteTransaction)) {
-    let database = redb::Database::create(house.path().join("index.redb")).unwrap();
-    let txn = write_txn(&database, Durable::Yes).unwrap();
-    act(&txn);
-    txn.commit().unwrap();
-}
 
 #[tokio::test]
 async fn an_index_from_before_pins_is_read_as_one_without_any_and_not_written_to() {

@@ -12,7 +12,7 @@ use crate::store::{Origin, QueueRow, State};
 
 const BUDGET: u64 = 1 << 30;
 
-fn in_index(house: &House, act: impl FnOnce(&redb::WriteTransaction)) {
+pub(super) fn in_index(house: &House, act: impl FnOnce(&redb::WriteTransaction)) {
     let database = redb::Database::create(house.path().join("index.redb")).unwrap();
     let txn = write_txn(&database, Durable::Yes).unwrap();
     act(&txn);
