@@ -60,6 +60,8 @@ pub(super) async fn check(
                 if inner.store.is_withdrawn(held).await? {
                     return Ok(Verdict::Torn);
                 }
+                // It could be read at second try, or the disk is in other trouble.
+                sleep(MEMORY_WAIT).await;
             }
             Err(error) => return Err(error),
         }

@@ -174,6 +174,8 @@ impl Cache {
         let _asked = Asked::new(&scrub.is_asked).ok_or(ScrubError::UnderWay)?;
         let turn = timeout(TURN_WAIT, scrub.turn.acquire()).await;
         let _turn = turn.ok().and_then(Result::ok).ok_or(ScrubError::UnderWay)?;
+        // What came a moment ago is read too.
+        inner.store.flush().await?;
         let mut found = ScrubFound::default();
         inner.store.change_scrub_mark(|mark| {
             found.resumed = mark.asked && mark.next_id > 0;

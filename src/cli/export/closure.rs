@@ -1,9 +1,11 @@
 //! What paths refer to, as the cache says it, in an order in which references come first.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::time::sleep;
 
 use crate::cli::paths::Named;
 use crate::cli::progress::{At, Progress};
@@ -15,6 +17,13 @@ const ASKED_MAX: usize = 16;
 
 /// Paths of one export: ten times those of the largest closures.
 const PATHS_MAX: usize = 1_000_000;
+
+/// How often a question is asked that comes to nothing for now: a cache whose upstream is slow is slow
+/// itself, and after some such answers it is left alone for some seconds.
+const TRIES_MAX: usize = 10;
+
+/// How long to rest before it is asked again.
+pub(super) const REST: Duration = Duration::from_secs(2);
 
 /// What is to be copied.
 #[derive(Debug, Default)]
@@ -67,7 +76,17 @@ async fn ask(
     key: StorePathHash,
     store_dir: &StoreDir,
 ) -> anyhow::Result<(StorePathHash, Option<NarInfo>)> {
-    let text = source.narinfo(key).await.with_context(|| format!("ask for {key}.narinfo"))?;
+    let mut tries = 1;
+    let text = loop {
+        match source.narinfo(key).await {
+            Ok(text) => break text,
+            Err(error) if error.is_transient() && tries < TRIES_MAX => {
+                tries += 1;
+                sleep(REST).await;
+            }
+            Err(error) => return Err(error).with_context(|| format!("ask for {key}.narinfo")),
+        }
+    };
     let Some(text) = text else { return Ok((key, None)) };
     let narinfo = NarInfo::parse(&text, store_dir);
     let narinfo = narinfo.with_context(|| format!("read what the cache says of {key}"))?;

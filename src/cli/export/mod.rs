@@ -244,7 +244,10 @@ async fn fetch(
             Err(error) if tries >= TRIES_MAX => {
                 return Ok(Err(error.context("its NAR could not be fetched")));
             }
-            Err(_) => tries += 1,
+            Err(_) => {
+                tries += 1;
+                tokio::time::sleep(closure::REST).await;
+            }
         }
     }
 }
