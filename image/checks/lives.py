@@ -68,13 +68,15 @@ class Life:
         config = (
             "[push]\nplain = true\n\n[[upstream]]\n"
             f'url = "{self.house().minio.url}"\ntrusted-public-keys = ["{self.house().closure.key}"]\n'
-            'credentials-file = "/etc/snowberry/credentials"\npush = true\n'
+            'credentials-file = "/run/credentials/snowberry.service/bucket"\npush = true\n'
         )
         machine.shell(
             "umask 077; "
             f"cat >/etc/snowberry/snowberry.toml <<'E'\n{config}\nE\n"
-            f"cat >/etc/snowberry/credentials <<'E'\n{self.house().minio.credentials}\nE\n"
-            "chown snowberry /etc/snowberry/*; systemctl restart snowberry"
+            # Root's alone: systemd hands them over to the unit.
+            f"mkdir -p /etc/credstore; cat >/etc/credstore/snowberry.bucket <<'E'\n"
+            f"{self.house().minio.credentials}\nE\n"
+            "chown snowberry /etc/snowberry/snowberry.toml; systemctl restart snowberry"
         )
         wait_for("the cache's return", 120, lambda: machine.get("/healthz")[0] == 200 or None)
         if not self.token:

@@ -12,16 +12,18 @@ from harness.machine import Machine, wait_for
 
 from .kit import CARD_BYTES, Image, Report, Skipped, expect
 
-# A minute of being well, after a start under emulation.
-CONFIRM_WAIT_S = 420.0
-# Until a version that is not well is given up and the machine restarts.
-FALL_BACK_WAIT_S = 900.0
+# A minute of being well, after a start under emulation; eleven are the program's own limit.
+CONFIRM_WAIT_S = 700.0
+# Until a version that is not well is given up, which takes ten minutes, and the machine restarts.
+FALL_BACK_WAIT_S = 1500.0
+# Until one whose program does not run at all has restarted: no watch begins.
+BROKEN_WAIT_S = 600.0
 # Writing and reading back a root under emulation.
-INSTALL_WAIT_S = 600.0
+INSTALL_WAIT_S = 1200.0
 
 
 class Updates:
-    """A card, and a disk with the update files of two next versions: one that is well, one that is not."""
+    """A card, and a disk with the update files of next versions: one that is well, three that are not."""
 
     def __init__(self, image: Image, folder: Path) -> None:
         self.image = image
@@ -32,6 +34,7 @@ class Updates:
         self.good = f"{major}.{minor}.{int(patch) + 1}"
         self.sick = f"{major}.{minor}.{int(patch) + 2}"
         self.dead = f"{major}.{minor}.{int(patch) + 3}"
+        self.broken = f"{major}.{minor}.{int(patch) + 4}"
 
     def pack(self) -> str:
         """Makes the files."""
@@ -44,7 +47,8 @@ class Updates:
                 raise Skipped(f"{needed.name} is not there")
         files = self.folder / "files"
         files.mkdir()
-        for version, fault in ((self.good, "none"), (self.sick, "sick"), (self.dead, "dead")):
+        faults = {self.good: "none", self.sick: "sick", self.dead: "dead", self.broken: "broken"}
+        for version, fault in faults.items():
             inner = self.folder / "next"
             shutil.copytree(made, inner)
             userns = self.image.top / "image/lib/userns.sh"
@@ -59,7 +63,7 @@ class Updates:
         megabytes = sum(each.stat().st_size for each in files.iterdir()) // (1 << 20) + 64
         run("mke2fs", "-q", "-t", "ext4", "-L", "updates", "-d", str(files), str(self.disk), f"{megabytes}m")
         shutil.rmtree(files)
-        return f"{self.good}, {self.sick}, {self.dead}"
+        return ", ".join(f"{version} ({fault})" for version, fault in faults.items())
 
     def install(self, machine: Machine, version: str) -> None:
         """Has the running version install another; the machine restarts into it."""
@@ -75,8 +79,12 @@ class Updates:
         expect(machine.ended(300) == "tryboot", "the restart was not with the tryboot flag")
 
     def slot(self) -> str:
-        """What config.txt boots."""
-        found = re.search(r"^os_prefix=(\w)/", self.card.read("config.txt").decode(), re.M)
+        """What config.txt boots; "?" also while the machine is writing there."""
+        try:
+            config = self.card.read("config.txt").decode()
+        except RuntimeError:
+            return "?"
+        found = re.search(r"^os_prefix=(\w)/", config, re.M)
         return found[1] if found else "?"
 
     def version(self, machine: Machine) -> str:
@@ -95,6 +103,7 @@ def check_all(image: Image, report: Report) -> None:
         if report.check("update, confirmed", lambda: confirmed(updates)):
             report.check("update that is not well, rolled back", lambda: rolled_back(updates))
             report.check("update that does not start, rolled back", lambda: never_up(updates))
+            report.check("update whose program does not run, rolled back", lambda: broken(updates))
 
 
 def confirmed(updates: Updates) -> str:
@@ -127,13 +136,25 @@ def rolled_back(updates: Updates) -> str:
 
 
 def never_up(updates: Updates) -> str:
-    """A kernel that panics: the next start, by whatever, is the old version's."""
+    """A kernel that finds no root: it panics, starts again by itself, and that is the old version."""
     with Machine(updates.card, disks=(updates.disk,)) as machine:
         updates.install(machine, updates.dead)
     with Machine(updates.card, tryboot=True) as machine:
-        wait_for("the panic", 120, lambda: "Kernel panic" in machine.said() or None)
-        machine.pull_the_plug()
-    return _back(updates)
+        wait_for("the panic", 240, lambda: "Kernel panic" in machine.said() or None)
+        machine.ended()
+        after = machine.age_s()
+    return _back(updates) + f", restarted {after:.0f} s after power-on"
+
+
+def broken(updates: Updates) -> str:
+    """A program that does not even start: what would confirm it or give it up cannot."""
+    with Machine(updates.card, disks=(updates.disk,)) as machine:
+        updates.install(machine, updates.broken)
+    with Machine(updates.card, tryboot=True) as machine:
+        ended = machine.ended(BROKEN_WAIT_S)
+        expect(ended == "restart", f"it ended by {ended}")
+        after = machine.age_s()
+    return _back(updates) + f", given up {after:.0f} s after power-on"
 
 
 def _back(updates: Updates) -> str:
