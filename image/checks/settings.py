@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from harness.card import Card, run
-from harness.machine import COMMAND_WAIT_S, Machine, wait_for
+from harness.machine import COMMAND_WAIT_S, SOON_S, Machine, wait_for
 
 from .kit import CARD_BYTES, Image, Report, Skipped, expect
 
@@ -80,7 +80,7 @@ def applied(card: Card, owner: Owner) -> str:
         if "unrecognized subcommand" in machine.shell("snowberry first-boot --help"):
             raise Skipped("the program has no `first-boot`")
         _is_set(machine, owner)
-        wait_for("the identity's file", 240, lambda: _has(card, "snowberry-identity.txt"))
+        wait_for("the identity's file", SOON_S, lambda: _has(card, "snowberry-identity.txt"))
         machine.shell("systemctl --no-block poweroff")
         machine.ended()
     text = card.read("snowberry.toml").decode()
@@ -103,7 +103,7 @@ def _has(card: Card, name: str) -> bool | None:
 def _is_set(machine: Machine, owner: Owner) -> None:
     expect(machine.shell("uname -n").strip() == "attic", "host name")
     expect("Berlin" in machine.shell("readlink /etc/localtime"), "time zone")
-    wait_for("sshd", 120, lambda: machine.shell("systemctl is-active ssh").strip() == "active" or None)
+    wait_for("sshd", SOON_S, lambda: machine.shell("systemctl is-active ssh").strip() == "active" or None)
     owner.log_in(machine)
     status = json.loads(machine.get("/api/status")[1])
     expect("10.0.2.2:9" in json.dumps(status["upstreams"]), f"upstreams: {status['upstreams']}")
@@ -130,10 +130,10 @@ def broken(card: Card) -> str:
         up = machine.first_answer()
         wait_for(
             "the errors at /api/status",
-            120,
+            SOON_S,
             lambda: "snowberry.toml" in json.dumps(_appliance(machine)) or None,
         )
-        wait_for("the errors' file", 120, lambda: _has(card, "snowberry-errors.txt"))
+        wait_for("the errors' file", SOON_S, lambda: _has(card, "snowberry-errors.txt"))
         machine.shell("systemctl --no-block poweroff")
         machine.ended()
     told = card.read("snowberry-errors.txt").decode()

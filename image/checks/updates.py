@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from harness.card import Card, run
-from harness.machine import Machine, wait_for
+from harness.machine import SOON_S, Machine, wait_for
 
 from .kit import CARD_BYTES, Image, Report, Skipped, expect
 
@@ -76,7 +76,7 @@ class Updates:
             INSTALL_WAIT_S,
         )
         expect("installed" in told, f"update: {told[-600:]}")
-        expect(machine.ended(300) == "tryboot", "the restart was not with the tryboot flag")
+        expect(machine.ended() == "tryboot", "the restart was not with the tryboot flag")
 
     def slot(self) -> str:
         """What config.txt boots; "?" also while the machine is writing there."""
@@ -140,7 +140,7 @@ def never_up(updates: Updates) -> str:
     with Machine(updates.card, disks=(updates.disk,)) as machine:
         updates.install(machine, updates.dead)
     with Machine(updates.card, tryboot=True) as machine:
-        wait_for("the panic", 240, lambda: "Kernel panic" in machine.said() or None)
+        wait_for("the panic", SOON_S, lambda: "Kernel panic" in machine.said() or None)
         machine.ended()
         after = machine.age_s()
     return _back(updates) + f", restarted {after:.0f} s after power-on"
