@@ -28,7 +28,7 @@ def check_all(image: Image, report: Report) -> None:
 def trouble(machine: Machine) -> str | None:
     """Why the store is not open, as /api/status says it."""
     machine.first_answer()
-    told = json.loads(machine.get("/api/status")[1])["store"]["degraded"]
+    told = json.loads(machine.get("/api/status")[1])["store"].get("degraded")
     return None if told is None else str(told)
 
 
