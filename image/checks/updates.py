@@ -18,7 +18,7 @@ CONFIRM_WAIT_S = 700.0
 # Until a version that is not well is given up, which takes ten minutes, and the machine restarts.
 FALL_BACK_WAIT_S = 1500.0
 # Until one whose program does not run at all has restarted: no watch begins.
-BROKEN_WAIT_S = 600.0
+BROKEN_WAIT_S = 1200.0
 # Writing and reading back a root under emulation.
 INSTALL_WAIT_S = 1200.0
 
