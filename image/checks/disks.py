@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from harness.card import Card
-from harness.machine import Machine, wait_for
+from harness.machine import SOON_S, Machine, wait_for
 
 from .kit import CARD_BYTES, GIB, Image, Report, expect
 
@@ -28,14 +28,14 @@ def check_all(image: Image, report: Report) -> None:
 def trouble(machine: Machine) -> str | None:
     """Why the store is not open, as /api/status says it."""
     machine.first_answer()
-    told = json.loads(machine.get("/api/status")[1])["store"]["degraded"]
+    told = json.loads(machine.get("/api/status")[1])["store"].get("degraded")
     return None if told is None else str(told)
 
 
 def with_disk(card: Card, disk: Path) -> str:
     """The store is on the disk, and nothing of it on the card."""
     with Machine(card, disks=(disk,)) as machine:
-        wait_for("an open store", 120, lambda: trouble(machine) is None or None)
+        wait_for("an open store", SOON_S, lambda: trouble(machine) is None or None)
         place = machine.shell("findmnt -n -o SOURCE /var/lib/snowberry/store").strip()
         expect(place.endswith("[/store]"), f"the store is on {place or 'the card'}")
         on_card = machine.shell("ls -A /var/lib/snowberry-data/snowberry/store").strip()

@@ -1,16 +1,17 @@
 """Settings of the boot partition, as an owner writes them on another computer."""
 
 import json
+import subprocess
 import tempfile
 from pathlib import Path
 
-from harness.card import Card
-from harness.machine import Machine, wait_for
+from harness.card import Card, run
+from harness.machine import COMMAND_WAIT_S, SOON_S, Machine, wait_for
 
 from .kit import CARD_BYTES, Image, Report, Skipped, expect
 
-SSH_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ1dsQ0wS9YdR1f3r1eY0n7b6k2u5m8p4q9s3t6v1w2x image-test"
 SECRET = "the-secret-of-this-bucket-0123456789"
+# KEY stands for the owner's.
 GOOD = f"""
 [system]
 hostname = "attic"
@@ -19,7 +20,7 @@ hostname = "attic"
 timezone = "Europe/Berlin"
 
 [ssh]
-authorized-keys = ["{SSH_KEY}"]
+authorized-keys = ["KEY"]
 
 [bucket-credentials]
 access-key-id = "nixbuilder"
@@ -38,24 +39,48 @@ ssid = "unfinished
 """
 
 
+class Owner:
+    """Who logs in: a key, and what they remember of the machine's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._key = folder / "key"
+        self._known = folder / "known_hosts"
+        run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "image-test", "-f", str(self._key))
+        self.public = self._key.with_suffix(".pub").read_text().strip()
+
+    def log_in(self, machine: Machine) -> None:
+        """As root, by the key. The second time the machine's own key must be the one of the first."""
+        done = subprocess.run(
+            [
+                "ssh", "-F", "none", "-i", str(self._key), "-p", str(machine.ports[22]), "-o", "BatchMode=yes",
+                "-o", "HostKeyAlias=attic", "-o", "StrictHostKeyChecking=accept-new",
+                "-o", f"UserKnownHostsFile={self._known}", "root@127.0.0.1", "id -un; uname -n",
+            ],
+            capture_output=True, text=True, timeout=COMMAND_WAIT_S, check=False,
+        )  # fmt: skip
+        expect(done.stdout.split() == ["root", "attic"], f"ssh: {done.stdout}{done.stderr}")
+
+
 def check_all(image: Image, report: Report) -> None:
     """Every check of this module, on one card."""
     with tempfile.TemporaryDirectory(prefix="snowberry-settings.") as name:
-        card = Card.flash(image.path, Path(name) / "card.img", CARD_BYTES)
-        if report.check("settings at the first start", lambda: applied(card)):
-            report.check("settings kept", lambda: kept(card))
+        folder = Path(name)
+        owner = Owner(folder)
+        card = Card.flash(image.path, folder / "card.img", CARD_BYTES)
+        if report.check("settings at the first start", lambda: applied(card, owner)):
+            report.check("settings kept", lambda: kept(card, owner))
             report.check("broken settings", lambda: broken(card))
 
 
-def applied(card: Card) -> str:
+def applied(card: Card, owner: Owner) -> str:
     """Everything that was set is so, and the secret is no longer on the boot partition."""
-    card.write("snowberry.toml", GOOD.encode())
+    card.write("snowberry.toml", GOOD.replace("KEY", owner.public).encode())
     with Machine(card) as machine:
         machine.first_answer()
         if "unrecognized subcommand" in machine.shell("snowberry first-boot --help"):
             raise Skipped("the program has no `first-boot`")
-        _is_set(machine)
-        wait_for("the identity's file", 240, lambda: "snowberry-identity.txt" in card.names() or None)
+        _is_set(machine, owner)
+        wait_for("the identity's file", SOON_S, lambda: _has(card, "snowberry-identity.txt"))
         machine.shell("systemctl --no-block poweroff")
         machine.ended()
     text = card.read("snowberry.toml").decode()
@@ -64,14 +89,22 @@ def applied(card: Card) -> str:
     written = card.read("snowberry-identity.txt").decode()
     expect("attic" in written, f"the identity is {written!r}")
     expect("snowberry-errors.txt" not in card.names(), "there are errors")
-    return "host name, time zone, SSH key, upstream, credentials; identity written"
+    return "host name, time zone, SSH by key, upstream, credentials; identity written"
 
 
-def _is_set(machine: Machine) -> None:
-    expect(machine.shell("hostname").strip() == "attic", "host name")
+def _has(card: Card, name: str) -> bool | None:
+    """Whether the boot partition has the file; not, either, while the machine is writing there."""
+    try:
+        return name in card.names() or None
+    except RuntimeError:
+        return None
+
+
+def _is_set(machine: Machine, owner: Owner) -> None:
+    expect(machine.shell("uname -n").strip() == "attic", "host name")
     expect("Berlin" in machine.shell("readlink /etc/localtime"), "time zone")
-    wait_for("sshd", 120, lambda: machine.shell("systemctl is-active ssh").strip() == "active" or None)
-    expect(SSH_KEY.split()[1] in machine.shell("cat /etc/ssh/authorized_keys/root"), "the key")
+    wait_for("sshd", SOON_S, lambda: machine.shell("systemctl is-active ssh").strip() == "active" or None)
+    owner.log_in(machine)
     status = json.loads(machine.get("/api/status")[1])
     expect("10.0.2.2:9" in json.dumps(status["upstreams"]), f"upstreams: {status['upstreams']}")
     readable = machine.shell("runuser -u snowberry -- cat /etc/snowberry/credentials")
@@ -80,11 +113,11 @@ def _is_set(machine: Machine) -> None:
     expect(SECRET not in others, "anybody can read the credentials")
 
 
-def kept(card: Card) -> str:
-    """The next start has them all, credentials too."""
+def kept(card: Card, owner: Owner) -> str:
+    """The next start has them all, credentials and SSH's own key too."""
     with Machine(card) as machine:
         machine.first_answer()
-        _is_set(machine)
+        _is_set(machine, owner)
         machine.shell("systemctl --no-block poweroff")
         machine.ended()
     return "the same after another start"
@@ -97,10 +130,10 @@ def broken(card: Card) -> str:
         up = machine.first_answer()
         wait_for(
             "the errors at /api/status",
-            120,
+            SOON_S,
             lambda: "snowberry.toml" in json.dumps(_appliance(machine)) or None,
         )
-        wait_for("the errors' file", 120, lambda: "snowberry-errors.txt" in card.names() or None)
+        wait_for("the errors' file", SOON_S, lambda: _has(card, "snowberry-errors.txt"))
         machine.shell("systemctl --no-block poweroff")
         machine.ended()
     told = card.read("snowberry-errors.txt").decode()

@@ -22,10 +22,10 @@ from typing import TypeVar
 from .card import Card
 from .firmware import hand_over
 
-# A boot under emulation on a busy machine takes about a minute, a first one more.
-BOOT_WAIT_S = 480.0
-# One command inside.
-COMMAND_WAIT_S = 120.0
+# A boot under emulation takes two minutes, and on a machine that has much else to do several times that.
+BOOT_WAIT_S = 900.0
+# What comes a while after the first answer, and one command inside.
+SOON_S = COMMAND_WAIT_S = 300.0
 POLL_S = 0.5
 
 # A shell for root at a virtio port, which can be opened once only. Comes with the test and goes with it.
@@ -230,7 +230,7 @@ class Machine:
             self.process.kill()
         self.process.wait()
 
-    def ended(self, limit_s: float = 180.0) -> str:
+    def ended(self, limit_s: float = SOON_S) -> str:
         """Waits for the machine to end by itself: "power-off", "restart" or "tryboot". The kernel
         names the argument of a restart on the console as its last word."""
         wait_for("the machine's end", limit_s, self.process.poll)
