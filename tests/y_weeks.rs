@@ -191,7 +191,7 @@ async fn noticed(snowberry: &Snowberry) {
 
 /// Prints a line of the table; sizes in MiB.
 fn tell(day: usize, before: Counted, now: Counted, elsewhere: usize) {
-    let mib = |bytes: u64| format!("{}.{}", bytes >> 20, (bytes & 0xf_ffff) * 10 >> 20);
+    let mib = |bytes: u64| format!("{}.{}", bytes >> 20, ((bytes & 0xf_ffff) * 10) >> 20);
     let (hits, misses) = (now.hits - before.hits, now.misses - before.misses);
     println!(
         "| {day} | {hits} | {misses} | {} % | {elsewhere} | {} | {} | {} | {} | {} | {} |",

@@ -115,16 +115,7 @@ pub async fn run(
     let tls_addresses = tls.as_ref().map(|tls| tls.addresses.clone()).unwrap_or_default();
     on_listening([addresses.as_slice(), &tls_addresses].concat());
     let keys = own_keys(&config, &store).await?;
-    let cache_config = cache::Config {
-        compression_level: compression_level(&config),
-        codec_memory_bytes: CODEC_MEMORY_BYTES,
-        store_dir: config.store_dir.clone(),
-        own_keys: keys.public(),
-        signer: signer_of_fetched(config.push.sign, &keys),
-        scrub_every: config.scrub.every,
-    };
-    let cache = Cache::new(cache_config, store.clone(), upstreams.clone(), metrics.clone());
-    cache.keep_scrubbing();
+    let cache = open_cache(&config, &keys, &store, (upstreams.clone(), &metrics));
     let push = open_push(&config, &keys, (&store, &cache), upstreams.clone(), &metrics);
     let public_keys = PublicKeys::new(keys.public());
     let keeper = tls.as_ref().map(|tls| tls::Keeper::new(&tls.identity, &store, &config));
@@ -209,6 +200,26 @@ fn signer_of_fetched(sign: Sign, keys: &OwnKeys) -> Option<SecretKey> {
         Sign::Pushed => None,
         Sign::Verified => keys.secret.clone(),
     }
+}
+
+/// The read side, which reads what is stored again from time to time.
+fn open_cache(
+    config: &Config,
+    keys: &OwnKeys,
+    store: &Store,
+    (upstreams, metrics): (Vec<Upstream>, &Metrics),
+) -> Cache {
+    let cache_config = cache::Config {
+        compression_level: compression_level(config),
+        codec_memory_bytes: CODEC_MEMORY_BYTES,
+        store_dir: config.store_dir.clone(),
+        own_keys: keys.public(),
+        signer: signer_of_fetched(config.push.sign, keys),
+        scrub_every: config.scrub.every,
+    };
+    let cache = Cache::new(cache_config, store.clone(), upstreams, metrics.clone());
+    cache.keep_scrubbing();
+    cache
 }
 
 /// The write side: upstreams are where it carries to, or who is asked whether it is theirs already.

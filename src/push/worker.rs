@@ -15,7 +15,6 @@ use super::order::{AHEAD, Order, Step};
 use super::state::{Pace, Trouble};
 use super::status::TargetState;
 use super::{Inner, Push, now_s, sweep};
-use crate::limit::Limit;
 use crate::store::{self, QueueRow};
 use crate::upstream::{self, Setback};
 
