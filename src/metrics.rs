@@ -388,9 +388,9 @@ mod tests {
     fn what_is_not_known_is_not_there() {
         let metrics = Metrics::new();
         metrics.temperature_celsius.set(Some(48.5));
-        assert!(metrics.text().contains("\nsnowberry_temperature_celsius 48.5\n"));
+        assert!(metrics.text().contains("\nsnowberry_temperature_celsius{} 48.5\n"));
         metrics.temperature_celsius.set(None);
-        assert!(!metrics.text().contains("\nsnowberry_temperature_celsius "));
+        assert!(!metrics.text().contains("\nsnowberry_temperature_celsius{"));
     }
 
     #[test]
