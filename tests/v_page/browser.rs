@@ -117,7 +117,7 @@ async fn the_page_of_an_old_cache_with_all_kinds_of_trouble_can_be_lived_with() 
         read(&snowberry, made).await;
     }
     assert!(snowberry.stop().await.success());
-    Past::year().is_put_into(&snowberry.state()).await;
+    Past::year().put_into(&snowberry.state()).await;
     snowberry.restart().await;
     snowberry.ready().await;
     for made in &paths {

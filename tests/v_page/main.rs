@@ -93,7 +93,7 @@ impl Past {
         Self(vec![("hours-1", row(hours)), ("today-1", row(today)), ("days-1", row(days))])
     }
 
-    async fn is_put_into(self, state: &Path) {
+    async fn put_into(self, state: &Path) {
         let path = state.join("store");
         let marker = Some(state.join("store-begun"));
         let config = store::Config { path: Some(path.clone()), marker, ..store::Config::default() };
