@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::metrics::Metrics;
 use crate::nix::{NarHash, NarName, PublicKey, SecretKey, StoreDir, StorePathHash, UploadName};
 use crate::store::{self, Store};
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, Proof, Upstream};
 
 mod narinfo;
 mod memory;
@@ -301,6 +301,12 @@ impl Cache {
     pub fn upstreams(&self) -> Vec<(String, upstream::Health)> {
         let upstreams = self.inner.upstreams();
         upstreams.iter().map(|it| (it.url().to_string(), it.health())).collect()
+    }
+
+    /// By how many seconds a clock that says `now_s` is behind what upstreams prove; negative when it
+    /// is ahead.
+    pub fn clock_behind_s(&self, now_s: u64) -> Option<i64> {
+        Proof::behind_s(self.inner.upstreams().iter().map(Upstream::proof), now_s)
     }
 
     /// Since when no upstream answers, in seconds; `None` while one does, or when there is none.

@@ -131,6 +131,8 @@ pub(super) struct HostStatus {
     pub(super) time: String,
     /// Whether that can be right.
     pub(super) clock_sane: bool,
+    /// By what upstreams said over TLS, negative when it is ahead; null while none said it.
+    pub(super) clock_behind_s: Option<i64>,
 }
 
 /// Where a status comes from.
@@ -194,6 +196,7 @@ impl Status {
                 disk_free_bytes: figures.disk_free_bytes,
                 time: utc(now_s),
                 clock_sane: is_sane(now_s),
+                clock_behind_s: site.cache.clock_behind_s(now_s),
             },
             tls: site.tls.as_ref().map(|(identity, port)| TlsStatus {
                 port: *port,
@@ -343,6 +346,7 @@ pub(super) mod tests {
                 disk_free_bytes: 1 << 40,
                 time: "2026-11-21T13:00:00Z".into(),
                 clock_sane: true,
+                clock_behind_s: Some(-1),
             },
             tls: None,
             appliance: None,
@@ -439,7 +443,7 @@ pub(super) mod tests {
             r#""since_s":5,"push":false,"last_error":"<refused>","latency_ms":12}],"host":{"#,
             r#""temperature_c":null,"throttled":null,"under_voltage":null,"#,
             r#""under_voltage_since_boot":null,"memory_bytes":null,"disk_free_bytes":1099511627776,"#,
-            r#""time":"2026-11-21T13:00:00Z","clock_sane":true},"tls":null,"appliance":null}"#,
+            r#""time":"2026-11-21T13:00:00Z","clock_sane":true,"clock_behind_s":-1},"tls":null,"appliance":null}"#,
         );
         let expected = expected.replace("TALLY", tally);
         assert_eq!(String::from_utf8(status.json()).expect("UTF-8"), expected);

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::status::{Status, StoreStatus, UpstreamStatus};
+use super::status::{HostStatus, Status, StoreStatus, UpstreamStatus};
 use super::words::{bytes, span};
 
 /// Below so much free the disk is nearly full: the store leaves 2 GiB, so somebody else fills it.
@@ -10,6 +10,9 @@ const DISK_FREE_MIN_BYTES: u64 = 256 << 20;
 
 /// The same of a small budget: this part of it.
 const DISK_FREE_MIN_PART: u64 = 20;
+
+/// A clock further off is trouble: servers refuse signed requests at a quarter of an hour.
+const CLOCK_OFF_MAX_S: u64 = 5 * 60;
 
 /// What waits may take half of the budget; at four tenths somebody should know.
 const WAITING_TENTHS: u64 = 4;
@@ -137,12 +140,25 @@ fn of_host(status: &Status) -> impl Iterator<Item = Trouble> {
         let what = "The processor is being held back: look after the power supply and the cooling.";
         trouble("throttled", None, what)
     });
+    let off = if status.host.clock_sane { clock_off(&status.host) } else { None };
     let clock = (!status.host.clock_sane).then(|| {
         let what = "The clock of this machine is years off, so encrypted upstreams refuse us: give it \
                     the network time, or set it.";
         trouble("clock", None, what)
     });
-    clock.into_iter().chain(voltage).chain(was_low).chain(throttled)
+    clock.into_iter().chain(off).chain(voltage).chain(was_low).chain(throttled)
+}
+
+/// A clock that can be right, and is not what upstreams say.
+fn clock_off(host: &HostStatus) -> Option<Trouble> {
+    let behind_s = host.clock_behind_s.filter(|it| it.unsigned_abs() > CLOCK_OFF_MAX_S)?;
+    let what = format!(
+        "The clock of this machine is {} {} what its upstreams say: give it the network time, or \
+         set it.",
+        span(behind_s.unsigned_abs()),
+        if behind_s > 0 { "behind" } else { "ahead of" },
+    );
+    Some(trouble("clock off", None, what))
 }
 
 #[cfg(test)]
@@ -180,6 +196,10 @@ mod tests {
         check(|it| it.local_name = Some("s-2.local".into()), &[("this one is s-2.local", None)]);
         check(|it| it.store.corrupt = 2, &[("gave back 2 rows", None)]);
         check(|it| it.host.clock_sane = false, &[("clock", None)]);
+        let off = |behind_s| move |it: &mut Status| it.host.clock_behind_s = Some(behind_s);
+        check(off(7200), &[("is 2 h 0 min behind what", None)]);
+        check(off(-7200), &[("is 2 h 0 min ahead of what", None)]);
+        check(off(300), &[]);
         check(|it| it.host.machine.throttled = Some(true), &[("held back", None)]);
         check(
             |it| {

@@ -5,22 +5,25 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use hyper::body::Incoming;
+use hyper::http::uri::Scheme;
 use hyper::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::client::WebPkiServerVerifier;
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tower_service::Service;
 use url::Url;
 
+use super::clock::{Clock, Proof, Verifier};
 use super::error::{Asked, Error};
 use super::location;
 use super::put::Pipe;
@@ -74,11 +77,13 @@ pub(super) struct Transport {
     foreign: HyperClient,
     writes: HyperClient,
     own: Arc<Own>,
+    clock: Arc<Clock>,
 }
 
 impl Transport {
     /// `h2` offers it to a server that is asked over TLS.
-    pub(super) fn new(base: &Url, tls: &ClientConfig, h2: bool) -> Self {
+    pub(super) fn new(base: &Url, tls: &Tls, h2: bool) -> Self {
+        let Tls { config: tls, clock } = tls;
         let own = Arc::new(Own { base: base.clone() });
         let plain = || Resolver { foreign_to: None };
         let guarded = Resolver { foreign_to: Some(Arc::clone(&own)) };
@@ -88,6 +93,7 @@ impl Transport {
             foreign: client(tls, guarded, false),
             writes: client(tls, plain(), false),
             own,
+            clock: Arc::clone(clock),
         }
     }
 
@@ -106,7 +112,13 @@ impl Transport {
         let mut retries = 0;
         loop {
             match client.request(request.clone().map(|()| Pipe::default())).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    // Without TLS anybody on the way could say it; another host was not configured.
+                    if lane != Lane::Foreign && request.uri().scheme() == Some(&Scheme::HTTPS) {
+                        self.clock.answered(response.headers(), Instant::now());
+                    }
+                    return Ok(response);
+                }
                 Err(error) if !error.is_connect() && retries < RETRIES_MAX => retries += 1,
                 Err(error) => return Err(explain(error, asked)),
             }
@@ -117,6 +129,11 @@ impl Transport {
     /// and asks [`explain`] about an error.
     pub(super) fn write(&self, request: Request<Pipe>) -> legacy::ResponseFuture {
         self.writes.request(request)
+    }
+
+    /// What was proven about the time over these connections.
+    pub(super) fn proof(&self, now: Instant) -> Proof {
+        self.clock.proof(now)
     }
 
     /// Whether a URL on another host may be asked as far as its text shows; names are judged
@@ -188,8 +205,14 @@ fn find<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
     None
 }
 
+/// TLS of one upstream's clients.
+pub(super) struct Tls {
+    config: ClientConfig,
+    clock: Arc<Clock>,
+}
+
 /// TLS of a client: the system's roots (webpki's where the system has none), and a private one.
-pub(super) fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
+pub(super) fn tls(ca_file: Option<&Path>) -> Result<Tls, TlsError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if roots.is_empty() {
@@ -208,10 +231,19 @@ pub(super) fn tls(ca_file: Option<&Path>) -> Result<ClientConfig, TlsError> {
             return Err(TlsError::NoCertificate);
         }
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(ciphers::provider()))
+    let setup = |error| TlsError::Setup(Arc::new(error));
+    let (provider, clock) = (Arc::new(ciphers::provider()), Arc::new(Clock::default()));
+    let verifier =
+        WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .map_err(|error| setup(rustls::Error::General(error.to_string())))?;
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| TlsError::Setup(Arc::new(error)))?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
+        .map_err(setup)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Verifier::new(verifier, Arc::clone(&clock))))
+        .with_no_client_auth();
+    Ok(Tls { config, clock })
 }
 
 /// Why there is no TLS.

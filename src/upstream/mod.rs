@@ -3,6 +3,7 @@
 mod config;
 mod error;
 mod health;
+mod clock;
 mod location;
 mod encoding;
 mod xml;
@@ -42,6 +43,7 @@ use crate::units::ByteSize;
 
 pub use body::NarBody;
 pub use bucket::{BucketAdmin, Step, StepError, user_policy};
+pub use clock::Proof;
 pub use config::{Config, ConfigError};
 pub use credentials::CredentialsError;
 pub(crate) use encoding::Encoding;
@@ -207,6 +209,16 @@ impl Upstream {
             return Health { state: HealthState::Refusing, ..health };
         }
         health
+    }
+
+    /// What it has proven about the time; nothing unless it was asked over TLS.
+    pub fn proof(&self) -> Proof {
+        let transport = match &self.inner.kind {
+            Kind::Http(http) => http.transport(),
+            Kind::S3(s3) => s3.transport(),
+            Kind::Folder(_) => return Proof::default(),
+        };
+        transport.proof(Instant::now())
     }
 
     /// Whether it is not to be asked now: the breaker would keep a question back, or it is for

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use server::Server;
 use tokio::sync::Semaphore;
 
-use super::{Config, Error, HealthState, PATIENCE, Patience, Resume, Upstream};
+use super::{Config, Error, HealthState, PATIENCE, Patience, Proof, Resume, Upstream};
 use crate::metrics::Metrics;
 use crate::nix::{StoreDir, StorePathHash};
 

@@ -7,11 +7,15 @@ use rustls::crypto::ring;
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 
 use super::server::{Server, answer, ok};
-use super::{Error, Upstream, key, upstream, whole};
+use super::{Error, Proof, Upstream, key, upstream, whole};
 
 /// A server's certificate, valid from a year on, and its PEM in a file.
 fn certificate(from: i32) -> (ServerConfig, tempfile::NamedTempFile) {
-    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    certificate_of("127.0.0.1", from)
+}
+
+fn certificate_of(host: &str, from: i32) -> (ServerConfig, tempfile::NamedTempFile) {
+    let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
     params.not_before = date_time_ymd(from, 1, 1);
     params.not_after = date_time_ymd(4000, 1, 1);
     let pair = KeyPair::generate().unwrap();
@@ -64,6 +68,54 @@ async fn a_certificate_of_the_future_is_a_wrong_clock() {
     let error = trusting(&server.url, &file).narinfo(key()).await.unwrap_err();
     assert!(matches!(error, Error::Clock { .. }) && error.is_transient(), "{error}");
     assert!(error.to_string().contains("clock here may be wrong"), "{error}");
+}
+
+/// The beginning of the year 3000, in seconds since 1970.
+const YEAR_3000_S: u64 = 32_503_680_000;
+
+#[tokio::test]
+async fn what_the_time_is_is_heard_over_tls_only() {
+    let date = [("date", "Sat, 21 Nov 2026 13:00:00 GMT")];
+    let (tls, file) = certificate(2000);
+    let server = Server::start_tls(tls, move |_| answer(404, &date, "")).await;
+    let asked = trusting(&server.url, &file);
+    assert_eq!(asked.proof(), Proof::default());
+    assert_eq!(asked.narinfo(key()).await.unwrap(), None);
+    let Proof { date_s: Some(heard), least_s: None } = asked.proof() else { panic!("no date") };
+    assert!((1_795_266_000..1_795_266_060).contains(&heard), "{heard}");
+    let plain = Server::start(move |_| answer(404, &date, "")).await;
+    let asked = upstream(&plain.url, "");
+    assert_eq!(asked.narinfo(key()).await.unwrap(), None);
+    assert_eq!(asked.proof(), Proof::default());
+}
+
+#[tokio::test]
+async fn another_host_is_not_asked_what_the_time_is() {
+    let date = [("date", "Sat, 21 Nov 2026 13:00:00 GMT")];
+    let (tls, file) = certificate_of("localhost", 2000);
+    let other = Server::start_tls(tls, move |_| answer(200, &date, "text")).await;
+    let to = format!("{}/x", other.url.replace("127.0.0.1", "localhost"));
+    let server = Server::start(move |_| answer(302, &[("location", &to)], "")).await;
+    let asked = trusting(&server.url, &file);
+    assert_eq!(asked.narinfo(key()).await.unwrap().unwrap(), "text");
+    assert_eq!(asked.proof(), Proof::default());
+}
+
+#[tokio::test]
+async fn a_certificate_of_the_future_proves_that_it_has_begun() {
+    let (tls, file) = certificate(3000);
+    let server = Server::start_tls(tls, |_| ok("text")).await;
+    let asked = trusting(&server.url, &file);
+    asked.narinfo(key()).await.unwrap_err();
+    let Proof { date_s: None, least_s: Some(least) } = asked.proof() else { panic!("no proof") };
+    assert!((YEAR_3000_S..YEAR_3000_S + 60).contains(&least), "{least}");
+    // One of an authority that is not trusted proves nothing, nor does one for another host.
+    let asked = upstream(&server.url, "");
+    asked.narinfo(key()).await.unwrap_err();
+    assert_eq!(asked.proof(), Proof::default());
+    let asked = trusting(&server.url.replace("127.0.0.1", "localhost"), &file);
+    asked.narinfo(key()).await.unwrap_err();
+    assert_eq!(asked.proof(), Proof::default());
 }
 
 #[tokio::test]
