@@ -67,6 +67,10 @@ const ACCEPT_WAIT_MIN: Duration = Duration::from_millis(10);
 /// Longest wait: it doubles up to here, where one more try a second costs nothing.
 const ACCEPT_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// A connection, with TLS or without: HTTP/1.1 is in the program once for both.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
 /// The two ends of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ends {
@@ -250,7 +254,7 @@ where
         match (prepared, tls) {
             (Ok(local), None) => {
                 let ends = Ends { peer, local, is_tls: false };
-                self.talk(stream, ends, &place).await;
+                self.talk(Box::new(stream), ends, &place).await;
             }
             (Ok(local), Some(tls)) => {
                 if let Some(stream) = self.shake_hands(stream, &tls, peer).await {
@@ -289,10 +293,7 @@ where
     }
 
     /// HTTP/1.1 over any stream, until the client leaves, breaks a bound, or we stop.
-    async fn talk<S>(self: Arc<Self>, stream: S, ends: Ends, place: &Place)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
-    {
+    async fn talk(self: Arc<Self>, stream: Box<dyn Wire>, ends: Ends, place: &Place) {
         let stream = TokioIo::new(Stalling::new(stream, self.limits.stall_max));
         let service = service_fn(async |request| {
             turn(place).await;
@@ -317,10 +318,12 @@ where
     }
 
     /// HTTP/2, likewise.
-    async fn talk_h2<S>(self: Arc<Self>, stream: S, ends: Ends, place: Arc<Place>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
-    {
+    async fn talk_h2(
+        self: Arc<Self>,
+        stream: Box<TlsStream<TcpStream>>,
+        ends: Ends,
+        place: Arc<Place>,
+    ) {
         let Limits { idle_max, stall_max, .. } = self.limits;
         let stream = TokioIo::new(Stalling::new(stream, stall_max));
         let activity = Arc::<Activity>::default();
