@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::admin_scrub::ScrubStatus;
 use super::status::{Status, StoreStatus, UpstreamStatus};
 use super::words::{bytes, span};
 
@@ -13,6 +14,9 @@ const DISK_FREE_MIN_PART: u64 = 20;
 
 /// What waits may take half of the budget; at four tenths somebody should know.
 const WAITING_TENTHS: u64 = 4;
+
+/// Paths that one sentence names.
+const NAMED_MAX: usize = 3;
 
 /// Something that is not well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -60,6 +64,7 @@ pub(super) fn troubles(status: &Status) -> Vec<Trouble> {
     let appliance = appliance.map(|what| trouble(what.clone(), None, what));
     let refusing = status.upstreams.iter().filter(|it| it.state == "refusing").map(refusing);
     let mut all: Vec<Trouble> = degraded.chain(of_store(&status.store)).collect();
+    all.extend(of_scrub(&status.scrub));
     all.extend(offline.chain(refusing).chain(renamed).chain(of_queue(status)));
     all.extend(disk(status).into_iter().chain(appliance).chain(of_host(status)));
     all
@@ -72,6 +77,20 @@ fn of_store(store: &StoreStatus) -> Option<Trouble> {
         store.corrupt
     );
     (store.corrupt > 0).then(|| trouble("corrupt", None, what))
+}
+
+/// What was lost to the disk and nobody has now.
+fn of_scrub(scrub: &ScrubStatus) -> Option<Trouble> {
+    let named = scrub.unrepaired_paths.iter().take(NAMED_MAX).map(|path| path.name.as_str());
+    let names = named.collect::<Vec<_>>().join(", ");
+    let left = scrub.unrepaired.saturating_sub(u64::try_from(NAMED_MAX).unwrap_or(u64::MAX));
+    let more = if left > 0 { format!(" and {left} more") } else { String::new() };
+    let what = format!(
+        "The disk lost what no upstream has now: {names}{more}. Build and push it again, or see to the \
+         upstream that had it."
+    );
+    let since_s = scrub.unrepaired_paths.iter().map(|path| path.since_s).max();
+    (scrub.unrepaired > 0).then(|| trouble("unrepaired", since_s, what))
 }
 
 fn refusing(upstream: &UpstreamStatus) -> Trouble {
@@ -142,11 +161,18 @@ fn of_host(status: &Status) -> impl Iterator<Item = Trouble> {
                     the network time, or set it.";
         trouble("clock", None, what)
     });
-    clock.into_iter().chain(voltage).chain(was_low).chain(throttled)
+    let short_since_s = status.host.memory.short_since_s;
+    let memory = short_since_s.map(|since_s| {
+        let what = "The machine's memory runs short, so less is unpacked at once and NARs with large \
+                    windows are left to other caches: see what else runs there.";
+        trouble("memory", Some(since_s), what)
+    });
+    clock.into_iter().chain(memory).chain(voltage).chain(was_low).chain(throttled)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::admin_scrub::UnrepairedPath;
     use super::super::appliance::Appliance;
     use super::super::status::tests::{status, target};
     use super::*;
@@ -180,6 +206,22 @@ mod tests {
         check(|it| it.local_name = Some("s-2.local".into()), &[("this one is s-2.local", None)]);
         check(|it| it.store.corrupt = 2, &[("gave back 2 rows", None)]);
         check(|it| it.host.clock_sane = false, &[("clock", None)]);
+        check(|it| it.host.memory.short_since_s = Some(7), &[("memory runs short", Some(7))]);
+        let lost = |name: &str, since_s| UnrepairedPath { name: name.into(), since_s };
+        check(
+            |it| {
+                it.scrub.unrepaired = 1;
+                it.scrub.unrepaired_paths = vec![lost("a-1", 60)];
+            },
+            &[("no upstream has now: a-1. Build", Some(60))],
+        );
+        check(
+            |it| {
+                it.scrub.unrepaired = 70;
+                it.scrub.unrepaired_paths = ["a", "b", "c", "d"].map(|it| lost(it, 5)).to_vec();
+            },
+            &[("now: a, b, c and 67 more. Build", Some(5))],
+        );
         check(|it| it.host.machine.throttled = Some(true), &[("held back", None)]);
         check(
             |it| {

@@ -7,11 +7,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
+use super::admin_scrub::{ScrubStatus, UnrepairedPath};
 use super::appliance::Appliance;
 use super::clients::ClientsShown;
 use super::history::Tally;
 use super::host_rule;
-use super::status::{Status, UpstreamStatus};
+use super::status::{MemoryStatus, Status, UpstreamStatus};
 use super::words::{bytes, count, span};
 use crate::pinned::CaFingerprint;
 
@@ -54,6 +55,9 @@ struct Page<'a> {
     used: String,
     budget: String,
     full: String,
+    checked: String,
+    found: Option<String>,
+    lost: &'a [UnrepairedPath],
     pinned: String,
     written: String,
     free: String,
@@ -115,6 +119,9 @@ pub(super) fn render(view: View<'_>) -> String {
         used: bytes(status.store.used_bytes),
         budget: bytes(status.store.budget_bytes),
         full: full(status.store.days_to_full),
+        checked: checked(&status.scrub),
+        found: found(&status.scrub),
+        lost: &status.scrub.unrepaired_paths,
         pinned: bytes(status.store.pinned_bytes),
         written: bytes(status.store.written_bytes),
         free: bytes(status.host.disk_free_bytes),
@@ -160,6 +167,31 @@ fn full(days: Option<f64>) -> String {
     }
 }
 
+/// How far what is stored has been read again.
+fn checked(scrub: &ScrubStatus) -> String {
+    let ended = match scrub.last_done_s {
+        Some(last_done_s) => format!("all of it {} ago", span(last_done_s)),
+        None => "not yet all of it".to_owned(),
+    };
+    let (so_far, all) = (bytes(scrub.checked_bytes), bytes(scrub.of_bytes));
+    match scrub.state {
+        "off" => format!("only when told to, {ended}"),
+        _ if scrub.of_bytes == 0 => "nothing is stored".to_owned(),
+        "running" => format!("{so_far} of {all}, going on; {ended}"),
+        _ => format!("{so_far} of {all}; {ended}"),
+    }
+}
+
+/// What came of it, once something did.
+fn found(scrub: &ScrubStatus) -> Option<String> {
+    let ScrubStatus { found, repaired, unrepaired, .. } = scrub;
+    let any = found + repaired + unrepaired > 0;
+    any.then(|| match unrepaired {
+        0 => format!("{found} NARs, {repaired} fetched again"),
+        lost => format!("{found} NARs, {repaired} fetched again, {lost} not to be had"),
+    })
+}
+
 fn upstream(it: &UpstreamStatus) -> String {
     let latency = it.latency_ms.map(|ms| format!(", answers in {ms} ms")).unwrap_or_default();
     let pushed = if it.push { ", gets what the house builds" } else { "" };
@@ -179,12 +211,21 @@ fn machine(status: &Status) -> Vec<(&'static str, String)> {
         ("temperature", found.temperature_c.map(|it| format!("{it:.0} \u{b0}C"))),
         ("voltage", voltage.map(str::to_owned)),
         ("held back", found.throttled.map(yes)),
-        ("memory of this program", found.memory_bytes.map(bytes)),
+        ("memory of this program", found.memory_bytes.map(|taken| memory(taken, &host.memory))),
         ("clock", Some(if host.clock_sane { host.time.clone() } else { "wrong".to_owned() })),
         ("up for", Some(span(status.uptime_s))),
         ("appliance", status.appliance.as_ref().map(Appliance::line)),
     ];
     rows.into_iter().filter_map(|(name, told)| Some((name, told?))).collect()
+}
+
+fn memory(taken_bytes: u64, memory: &MemoryStatus) -> String {
+    let taken = bytes(taken_bytes);
+    let short = if memory.short_since_s.is_some() { ", which runs short" } else { "" };
+    match memory.room_bytes {
+        Some(room_bytes) => format!("{taken} of {}{short}", bytes(room_bytes)),
+        None => format!("{taken}{short}"),
+    }
 }
 
 /// The fingerprint of our CA as people compare it.
