@@ -12,6 +12,7 @@ use super::history::Tally;
 use super::ledger::Ledger;
 use super::machine::Machine;
 use super::troubles::{Trouble, troubles};
+use super::words::beside;
 use crate::cache::{Health, HealthState, MemoryState, StoreState};
 use crate::pinned::CaFingerprint;
 use crate::push::{TargetState, TargetStatus};
@@ -109,6 +110,13 @@ pub(super) struct Target {
     pub(super) retry_in_s: Option<u64>,
 }
 
+impl Target {
+    /// The last trouble, for people who see the URL beside it.
+    pub(super) fn error(&self) -> Option<String> {
+        Some(beside(self.last_error.as_ref()?, &self.url))
+    }
+}
+
 /// One upstream.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct UpstreamStatus {
@@ -119,6 +127,13 @@ pub(super) struct UpstreamStatus {
     pub(super) last_error: Option<String>,
     /// From a question to the head of its answer, smoothed over the last ones.
     pub(super) latency_ms: Option<u64>,
+}
+
+impl UpstreamStatus {
+    /// The last trouble, for people who see the URL beside it.
+    pub(super) fn error(&self) -> Option<String> {
+        Some(beside(self.last_error.as_ref()?, &self.url))
+    }
 }
 
 /// The machine.

@@ -94,7 +94,7 @@ fn of_scrub(scrub: &ScrubStatus) -> Option<Trouble> {
 }
 
 fn refusing(upstream: &UpstreamStatus) -> Trouble {
-    let why = upstream.last_error.as_deref().unwrap_or("no reason is known");
+    let why = upstream.error().unwrap_or_else(|| "no reason is known".to_owned());
     let what = format!("{} refuses us: {why}", upstream.url);
     trouble(format!("refusing {}", upstream.url), Some(upstream.since_s), what)
 }
@@ -102,7 +102,7 @@ fn refusing(upstream: &UpstreamStatus) -> Trouble {
 fn of_queue(status: &Status) -> impl Iterator<Item = Trouble> {
     let stopped = status.queue.targets.iter().filter(|target| target.state == "stopped");
     let stopped = stopped.map(|target| {
-        let why = target.last_error.as_deref().unwrap_or("no reason is known");
+        let why = target.error().unwrap_or_else(|| "no reason is known".to_owned());
         let what =
             format!("{} does not take what the house builds, it waits here: {why}", target.url);
         trouble(format!("stopped {}", target.url), None, what)
@@ -251,13 +251,13 @@ mod tests {
                 it.queue.targets = vec![super::super::status::Target {
                     state: "stopped",
                     lost: 3,
-                    last_error: Some("403".into()),
+                    last_error: Some("put nar/x of s3://nix-cache: 403".into()),
                     ..target()
                 }];
                 it.queue.waiting_bytes = 100 << 30;
             },
             &[
-                ("it waits here: 403", None),
+                ("it waits here: put nar/x: 403", None),
                 ("3 objects", None),
                 ("100.0 GiB of the 200.0 GiB", None),
             ],

@@ -177,6 +177,7 @@ fn checked(scrub: &ScrubStatus) -> String {
     match scrub.state {
         "off" => format!("only when told to, {ended}"),
         _ if scrub.of_bytes == 0 => "nothing is stored".to_owned(),
+        "idle" if scrub.checked_bytes == 0 && scrub.last_done_s.is_some() => ended,
         "running" => format!("{so_far} of {all}, going on; {ended}"),
         _ => format!("{so_far} of {all}; {ended}"),
     }
@@ -193,7 +194,11 @@ fn found(scrub: &ScrubStatus) -> Option<String> {
 }
 
 fn upstream(it: &UpstreamStatus) -> String {
-    let latency = it.latency_ms.map(|ms| format!(", answers in {ms} ms")).unwrap_or_default();
+    let latency = match it.latency_ms {
+        None => String::new(),
+        Some(0) => ", answers within a millisecond".to_owned(),
+        Some(ms) => format!(", answers in {ms} ms"),
+    };
     let pushed = if it.push { ", gets what the house builds" } else { "" };
     format!("for {}{latency}{pushed}", span(it.since_s))
 }
@@ -379,6 +384,38 @@ mod tests {
             assert!(page.contains(part), "{part} is not in\n{page}");
         }
         assert!(!page.contains("<script"), "{page}");
+    }
+
+    #[test]
+    fn what_the_scrub_found_is_told_once_there_is_something() {
+        let page = render(&status(), "http://10.0.0.1");
+        assert!(page.contains("0 B of 4 B; not yet all of it") && !page.contains("found damaged"));
+        let mut ill = status();
+        ill.scrub.last_done_s = Some(86_400);
+        assert!(render(&ill, "http://10.0.0.1").contains("<td>all of it 1 d 0 h ago</td>"));
+        ill.scrub = ScrubStatus {
+            state: "running",
+            checked_bytes: 1024,
+            of_bytes: 4096,
+            found: 3,
+            repaired: 2,
+            unrepaired: 1,
+            unrepaired_paths: vec![UnrepairedPath { name: "<x>-1".into(), since_s: 60 }],
+            ..ill.scrub
+        };
+        let page = render(&ill, "http://10.0.0.1");
+        for part in [
+            "1.0 KiB of 4.0 KiB, going on; all of it 1 d 0 h ago",
+            "3 NARs, 2 fetched again, 1 not to be had",
+            "<bdi>&#60;x&#62;-1</bdi>",
+            "no upstream has now: &#60;x&#62;-1.",
+            "(for 1 min",
+        ] {
+            assert!(page.contains(part), "{part} is not in\n{page}");
+        }
+        ill.scrub.state = "off";
+        let page = render(&ill, "http://10.0.0.1");
+        assert!(page.contains("only when told to, all of it 1 d 0 h ago"), "{page}");
     }
 
     #[test]
