@@ -32,11 +32,11 @@ use super::stall::Stalling;
 
 /// Connections at once, over all listeners: 20 Nix clients with their 25 each. The rest waits in
 /// the kernel's queue. Half of the 1024 files that a process may open by default.
-const CONNECTIONS_MAX: usize = 512;
+pub const CONNECTIONS_MAX: usize = 512;
 
-/// Connections of one peer at once: ten Nix processes side by side, and half of all remains for the
-/// other machines of the house.
-const CONNECTIONS_A_PEER_MAX: usize = 256;
+/// Connections of one peer at once: ten Nix processes side by side where there are all of them, and half
+/// remains for the other machines of the house.
+const PEER_PART: usize = 2;
 
 /// How long a connection may be idle, the head of its next request included. Clients use theirs
 /// again for up to 118 s, and old ones cannot repeat an upload whose connection was closed.
@@ -90,7 +90,10 @@ pub(super) struct Door {
 
 /// The places of connections, shared with whoever wants to know whether one is left.
 #[derive(Debug, Clone)]
-pub struct Crowd(Arc<Semaphore>);
+pub struct Crowd {
+    places: Arc<Semaphore>,
+    connections_max: usize,
+}
 
 impl Default for Crowd {
     fn default() -> Self {
@@ -99,13 +102,14 @@ impl Default for Crowd {
 }
 
 impl Crowd {
-    pub(super) fn new(connections_max: usize) -> Self {
-        Self(Arc::new(Semaphore::new(connections_max)))
+    /// Of at most so many.
+    pub fn new(connections_max: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(connections_max)), connections_max }
     }
 
     /// Whether nobody is accepted until somebody leaves.
     pub fn is_full(&self) -> bool {
-        self.0.available_permits() == 0
+        self.places.available_permits() == 0
     }
 }
 
@@ -121,11 +125,19 @@ pub(super) struct Limits {
     pub(super) drain_max: Duration,
 }
 
+impl Limits {
+    /// The usual ones, for so many connections.
+    pub(super) fn of(crowd: Crowd) -> Self {
+        let connections_a_peer_max = crowd.connections_max / PEER_PART;
+        Self { crowd, connections_a_peer_max, ..Self::default() }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections_a_peer_max: CONNECTIONS_MAX / PEER_PART,
             crowd: Crowd::default(),
-            connections_a_peer_max: CONNECTIONS_A_PEER_MAX,
             handshake_max: HANDSHAKE_MAX,
             idle_max: IDLE_MAX,
             stall_max: STALL_MAX,
@@ -224,7 +236,7 @@ where
         &self,
         listener: &TcpListener,
     ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(&self.limits.crowd.0).acquire_owned().await;
+        let permit = Arc::clone(&self.limits.crowd.places).acquire_owned().await;
         let permit = permit.expect("nobody closes this semaphore");
         let (stream, peer) = listener.accept().await?;
         Ok((stream, peer, permit))
