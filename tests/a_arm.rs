@@ -37,16 +37,14 @@ const PAGE_LEN: u64 = 16 * 1024;
 /// What every system has.
 const LIBRARIES: [&str; 4] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-aarch64.so.1"];
 
-/// Crates that move, hash or pack bytes, or speak for each request.
-const HOT: [&str; 14] = [
-    "brotli-decompressor",
+/// Crates that move, hash or pack bytes, or speak for each request. redb and h2 are not among them: what
+/// the size of theirs costs was measured (docs/building.md).
+const HOT: [&str; 11] = [
     "bytes",
-    "h2",
     "http",
     "hyper",
     "hyper-util",
     "liblzma-sys",
-    "redb",
     "ring",
     "sha2",
     "tokio",
@@ -142,11 +140,18 @@ fn what_moves_bytes_is_built_for_speed() {
     assert_eq!(release["opt-level"].as_integer(), Some(3));
     assert_eq!(release["lto"].as_str(), Some("fat"));
     assert_eq!(release["panic"].as_str(), Some("unwind"), "one bad request would end the cache");
+    assert_eq!(release["overflow-checks"].as_bool(), Some(true));
+    let packages = release["package"].as_table().unwrap();
+    // A damaged file must stop the store's writer, and not be worked on.
+    assert_eq!(packages["redb"]["overflow-checks"].as_bool(), Some(true));
     let lock = text("Cargo.lock");
     let known = |name: &str| lock.contains(&format!("name = \"{name}\"\n"));
-    for (name, settings) in release["package"].as_table().unwrap() {
+    for (name, settings) in packages.iter().filter(|(name, _)| *name != "*") {
         assert!(known(name), "{name} is not among the crates any more");
-        let small = settings.get("opt-level").is_some_and(|level| level.as_integer() != Some(3));
+        // 2 is for speed too: it unrolls and copies code less than 3.
+        let small = settings
+            .get("opt-level")
+            .is_some_and(|level| level.as_integer().is_none_or(|level| level < 2));
         assert!(!small || !HOT.contains(&&**name), "{name} is built for size");
     }
     for name in HOT {
