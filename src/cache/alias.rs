@@ -142,7 +142,7 @@ async fn packed(
         }
     });
     let closing = inner.closing.clone();
-    inner.tasks.spawn(async move {
+    inner.spawn(async move {
         // Leaving without the end makes the packing fail, and with it the answer.
         let feeding = feed_all(first, stored, feed);
         closing.run_until_cancelled(Box::pin(feeding)).await;

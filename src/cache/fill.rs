@@ -156,7 +156,7 @@ fn join(
     drop(fills);
     let inner_of_it = Arc::clone(inner);
     let filling = Filling { inner: inner_of_it, name, only, told, followers, backers, bringing };
-    inner.tasks.spawn(async move {
+    inner.spawn(async move {
         let closing = filling.inner.closing.clone();
         let ended = closing.run_until_cancelled(Box::pin(filling.run())).await;
         let ended = ended.unwrap_or(Phase::Failed);

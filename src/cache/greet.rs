@@ -47,7 +47,7 @@ pub(super) fn all(inner: &Arc<Inner>) {
     for upstream in &*upstreams {
         let upstream = upstream.clone();
         let (closing, replaced) = (inner.closing.clone(), replaced.clone());
-        inner.tasks.spawn(async move {
+        inner.spawn(async move {
             tokio::select! {
                 () = closing.cancelled() => {}
                 () = replaced.cancelled() => {}

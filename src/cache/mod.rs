@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -162,6 +163,12 @@ fn locked<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Inner {
+    /// Work of the cache's own, which its end waits for. A task costs 2 KiB of program for each type
+    /// of work, so they are of one.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(work.boxed());
+    }
+
     /// Our own keys as they are now.
     fn own(&self) -> Arc<trust::Own> {
         Arc::clone(&locked(&self.own))

@@ -149,7 +149,7 @@ pub(super) fn question(
     questions.insert(key, Latest { running: running.clone(), began: Instant::now() });
     drop(questions);
     let asking = Asking { inner: Arc::clone(inner), key, running: running.clone(), _place: place };
-    inner.tasks.spawn(async move {
+    inner.spawn(async move {
         let closing = asking.inner.closing.clone();
         let asked = timeout(QUESTION_WAIT, ask_all(&asking.inner, key, stored));
         let answer = match closing.run_until_cancelled(Box::pin(asked)).await {

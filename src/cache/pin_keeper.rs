@@ -17,7 +17,7 @@ const MEND_AGAIN: Duration = Duration::from_mins(10);
 /// takes. One that is still being pinned is whoever's who pins it.
 pub(super) fn start(inner: &Arc<Inner>) {
     let keeper = Arc::clone(inner);
-    inner.tasks.spawn(async move {
+    inner.spawn(async move {
         let closing = keeper.closing.clone();
         closing.run_until_cancelled(Box::pin(keep_whole(&keeper))).await;
     });

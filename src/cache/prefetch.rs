@@ -53,7 +53,7 @@ fn enter(inner: &Arc<Inner>, key: StorePathHash) -> bool {
     if state.workers < WORKERS_MAX {
         state.workers += 1;
         let worker = Worker(Arc::clone(inner));
-        inner.tasks.spawn(async move {
+        inner.spawn(async move {
             let closing = worker.0.closing.clone();
             closing.run_until_cancelled(Box::pin(work(&worker.0))).await;
         });

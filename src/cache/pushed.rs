@@ -82,6 +82,8 @@ impl Cache {
     /// Runs behind the answers until it ends or the cache is closed. The caller bounds how many.
     pub(crate) fn behind(&self, work: impl Future<Output = ()> + Send + 'static) {
         let closing = self.inner.closing.clone();
-        self.inner.tasks.spawn(async move { closing.run_until_cancelled(work).await });
+        self.inner.spawn(async move {
+            closing.run_until_cancelled(work).await;
+        });
     }
 }

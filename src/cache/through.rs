@@ -31,7 +31,7 @@ pub(super) async fn fetch(inner: &Arc<Inner>, name: NarName, deadline: Instant) 
     };
     let (pieces, mut coming) = mpsc::channel(PIECES);
     let own = Arc::clone(inner);
-    inner.tasks.spawn(async move {
+    inner.spawn(async move {
         let closing = own.closing.clone();
         let done = closing.run_until_cancelled(Box::pin(run(&own, name, pieces))).await;
         if done != Some(Ok(())) {

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
-use http_body_util::{Empty, Full};
+use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode, header};
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-use super::exchange;
+use super::{exchange, runtime};
 use crate::config::{self, Config};
 
 /// A command may strike many rows off a slow card; the cache itself cuts it after as long.
@@ -53,11 +53,8 @@ pub(super) fn command(
     method: Method,
     target: &str,
 ) -> anyhow::Result<Value> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    runtime.block_on(ask(config, reach, method, target))
+    let runtime = runtime::one_thread()?;
+    runtime::wait(&runtime, ask(config, reach, method, target))
 }
 
 /// The same, where a runtime is.
@@ -89,7 +86,7 @@ pub(super) async fn exchange(
             .method(method)
             .uri(target)
             .header(header::HOST, "localhost")
-            .body(Empty::<Bytes>::new())
+            .body(Full::<Bytes>::default())
             .context("ask")?;
         exchange::over(stream, request).await.context("ask the running cache")
     };

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use url::Url;
 
-use super::{Ended, out};
+use super::{Ended, out, runtime};
 use crate::nix::StoreDir;
 use crate::upstream::{self, BucketAdmin, Step, StepError};
 
@@ -75,11 +75,8 @@ pub(super) fn run(command: &BucketCommand) -> anyhow::Result<Ended> {
 fn run_init(args: &InitArgs) -> anyhow::Result<Ended> {
     let store_dir = StoreDir::parse(&args.store_dir).context("--store-dir")?;
     let admin = BucketAdmin::new(&upstream_config(args)?)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    let ended = runtime.block_on(init(args, &admin, &store_dir))?;
+    let runtime = runtime::one_thread()?;
+    let ended = runtime::wait(&runtime, init(args, &admin, &store_dir))?;
     if let Some(bucket) = admin.bucket() {
         out::line(&format!(
             "\nThe policy of the user that pushes (nixbuilder in the guides):\n\n{}",

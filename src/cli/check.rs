@@ -5,11 +5,10 @@ use std::fmt::Display;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use clap::Args;
 
 use super::lines::Lines;
-use super::{ConfigArgs, Ended};
+use super::{ConfigArgs, Ended, runtime};
 use crate::config::{Config, Files};
 use crate::daemon;
 use crate::http::tls::{self, CaState, Identity, Names};
@@ -64,17 +63,14 @@ pub(super) fn run(args: &CheckArgs) -> anyhow::Result<Ended> {
     lines.tell("writers", writers(&config))?;
     lines.tell("push", push(&config))?;
     lines.tell("spool", spool(&config))?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let runtime = runtime::one_thread()?;
     if config.upstreams.is_empty() {
         lines.tell("upstream", Ok("none: only what is held is served".to_owned()))?;
     }
     let metrics = Metrics::new();
     for upstream in &config.upstreams {
         let told = match Upstream::new(upstream, &config.store_dir, &metrics) {
-            Ok(open) => runtime.block_on(ask(upstream, &open)),
+            Ok(open) => runtime::wait(&runtime, ask(upstream, &open)),
             Err(error) => Err(with_causes(&error)),
         };
         lines.tell("upstream", told)?;

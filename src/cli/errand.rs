@@ -3,13 +3,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use hyper::body::Bytes;
 use serde_json::Value;
 
 use super::admin::{self, Reach};
 use super::paths::Named;
 use super::progress::{At, Progress};
+use super::runtime;
 use crate::config::Config;
 
 /// Gives it and returns what was done.
@@ -19,15 +19,12 @@ pub(super) fn run(
     named: &[Named],
     quiet: bool,
 ) -> anyhow::Result<Value> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let runtime = runtime::one_thread()?;
     let keys: Vec<String> = named.iter().map(|(key, _)| key.to_string()).collect();
     let sent = Bytes::from(keys.join("\n"));
     let mut progress = Progress::new(quiet);
     let told = |told: &Value| progress.at(&At::of(told));
-    runtime.block_on(admin::follow(config, Reach::Machine, (target, sent), told))
+    runtime::wait(&runtime, admin::follow(config, Reach::Machine, (target, sent), told))
 }
 
 /// A number of an answer; 0 where it is missing, so that versions may differ.

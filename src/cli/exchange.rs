@@ -1,16 +1,20 @@
 //! One request and its answer, over TCP or a local socket.
 
-use std::error::Error;
 use std::ops::ControlFlow;
 
 use anyhow::Context;
 use bytes::BytesMut;
-use http_body_util::{BodyExt as _, Empty, Full, Limited};
-use hyper::body::{Body, Bytes, Incoming};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+
+/// What carries an exchange. All commands ask over the one type that this makes of TCP, local sockets
+/// and TLS, so that the program has hyper's client once for them.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
 /// A status is a few hundred bytes and about 200 for each upstream or push target; the longest answer
 /// has a narinfo of 1 MiB in it.
@@ -27,25 +31,19 @@ pub(super) async fn connect(authority: &str) -> anyhow::Result<TcpStream> {
 
 /// What is at a path of `HOST[:PORT]`; anything but a success is an error.
 pub(super) async fn get(authority: &str, path: &str) -> anyhow::Result<Bytes> {
-    let request = Request::get(path)
-        .header(header::HOST, authority)
-        .body(Empty::<Bytes>::new())
-        .context("ask")?;
+    let request =
+        Request::get(path).header(header::HOST, authority).body(Full::default()).context("ask")?;
     let (status, body) = over(connect(authority).await?, request).await?;
     anyhow::ensure!(status.is_success(), "the answer was {status}");
     Ok(body)
 }
 
 /// The answer to `request` over a fresh connection.
-pub(super) async fn over<S, B>(
-    stream: S,
-    request: Request<B>,
-) -> anyhow::Result<(StatusCode, Bytes)>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
-{
-    with(stream, request, async |response| {
+pub(super) async fn over(
+    stream: impl Wire + 'static,
+    request: Request<Full<Bytes>>,
+) -> anyhow::Result<(StatusCode, Bytes)> {
+    with(Box::new(stream), request, async |response| {
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_LEN_MAX);
         let body = body.collect().await.map_err(anyhow::Error::from_boxed).context("read")?;
@@ -56,15 +54,12 @@ where
 
 /// Hands each line of the answer to `request` to `heard` as it comes, until that says that it was
 /// the last; without it, the status and whether there was a last line.
-pub(super) async fn lines<S>(
-    stream: S,
+pub(super) async fn lines(
+    stream: impl Wire + 'static,
     request: Request<Full<Bytes>>,
     mut heard: impl FnMut(&[u8]) -> ControlFlow<()>,
-) -> anyhow::Result<(StatusCode, bool)>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    with(stream, request, async |response| {
+) -> anyhow::Result<(StatusCode, bool)> {
+    with(Box::new(stream), request, async |response| {
         let status = response.status();
         let mut body = response.into_body();
         let mut begun = BytesMut::new();
@@ -83,15 +78,11 @@ where
     .await
 }
 
-async fn with<S, B, T>(
-    stream: S,
-    request: Request<B>,
+async fn with<T>(
+    stream: Box<dyn Wire>,
+    request: Request<Full<Bytes>>,
     read: impl AsyncFnOnce(Response<Incoming>) -> anyhow::Result<T>,
-) -> anyhow::Result<T>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
-{
+) -> anyhow::Result<T> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.context("connect")?;
     let exchange = async {

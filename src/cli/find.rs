@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigArgs, Ended, out};
+use super::{ConfigArgs, Ended, out, runtime};
 use crate::daemon;
 use crate::mdns::{Browser, Found};
 
@@ -46,11 +46,8 @@ pub(super) struct FindArgs {
 
 pub(super) fn run(args: &FindArgs) -> anyhow::Result<Ended> {
     let config = args.config.load()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    runtime.block_on(async {
+    let runtime = runtime::one_thread()?;
+    runtime::wait(&runtime, async {
         let browser = Browser::start(&config.mdns).context("listen for caches")?;
         let mut found = browser.found();
         if args.follow {

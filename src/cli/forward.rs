@@ -1,10 +1,10 @@
 //! `forward`: the client's side, with signals, logs and the sockets that systemd hands over.
 
 use anyhow::Context;
-use tokio::runtime;
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigArgs, Ended, log};
+use super::{ConfigArgs, Ended, log, runtime};
 use crate::config::{self, Surroundings};
 use crate::{daemon, forward, systemd};
 
@@ -20,13 +20,10 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
     // Before the runtime: it changes the environment, which is sound on one thread only.
     let sockets = systemd::inherited_sockets().context("take over inherited sockets")?;
     // One thread: it copies bytes between sockets, and each thread has its own heap and stack.
-    let runtime = runtime::Builder::new_current_thread()
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let mut builder = Builder::new_current_thread();
+    let runtime = runtime::started(builder.max_blocking_threads(BLOCKING_THREADS_MAX))?;
     let stop = CancellationToken::new();
-    let ended = runtime.block_on(async {
+    let ended = runtime::wait(&runtime, async {
         let forwarding = forward::run(config.forward, sockets, stop.clone());
         tokio::select! {
             ended = Box::pin(forwarding) => ended.map_err(anyhow::Error::from),

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::admin::{self, Reach};
 use super::progress::{At, Progress};
-use super::{ConfigArgs, Ended, on_runtime, out, paths};
+use super::{ConfigArgs, Ended, out, paths, runtime};
 use crate::units::ByteSize;
 
 /// Paths that are named on a terminal; --json names more.
@@ -71,7 +71,7 @@ pub(super) fn run(args: &ImportArgs) -> anyhow::Result<Ended> {
     let mut progress = Progress::new(args.quiet);
     let told = |told: &Value| progress.at(&At::of(told));
     let followed = admin::follow(&config, Reach::Machine, (&target, Bytes::from(sent)), told);
-    let done = on_runtime(followed)??;
+    let done = runtime::alone(followed)??;
     drop(progress);
     if args.json {
         out::line(&done.to_string())?;

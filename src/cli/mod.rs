@@ -28,6 +28,7 @@ mod progress;
 mod pin;
 mod prefetch;
 mod reload;
+mod runtime;
 mod push;
 mod scrub;
 mod serve;
@@ -40,7 +41,6 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Files, Surroundings};
@@ -334,15 +334,6 @@ fn run(command: Command) -> anyhow::Result<Ended> {
         Command::Completions { shell } => man::completions(shell),
         Command::Man { dir } => man::run(dir.as_deref()),
     }
-}
-
-/// Runs what waits for sockets on a runtime of its own.
-fn on_runtime<T>(work: impl Future<Output = T>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    Ok(runtime.block_on(work))
 }
 
 fn command_tree() -> clap::Command {

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::admin::{self, Reach};
 use super::progress::{At, Progress};
-use super::{ConfigArgs, Ended, on_runtime, out};
+use super::{ConfigArgs, Ended, out, runtime};
 
 #[derive(Debug, Args)]
 pub(super) struct ScrubArgs {
@@ -42,7 +42,8 @@ pub(super) fn run(args: &ScrubArgs) -> anyhow::Result<Ended> {
     let target = if args.repair { "/scrub?repair=true" } else { "/scrub" };
     let mut progress = Progress::new(args.quiet);
     let told = |told: &Value| progress.at(&At::of(told));
-    let done = on_runtime(admin::follow(&config, Reach::Machine, (target, Bytes::new()), told))??;
+    let done =
+        runtime::alone(admin::follow(&config, Reach::Machine, (target, Bytes::new()), told))??;
     drop(progress);
     if args.json {
         out::line(&done.to_string())?;

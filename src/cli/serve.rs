@@ -3,10 +3,10 @@
 use std::net::TcpListener;
 
 use anyhow::Context;
-use tokio::runtime;
+use tokio::runtime::Builder;
 use tokio_util::sync::CancellationToken;
 
-use super::{ConfigArgs, Ended, log};
+use super::{ConfigArgs, Ended, log, runtime};
 use crate::daemon::{self, Given, Reread};
 use crate::systemd;
 
@@ -26,19 +26,18 @@ pub(super) fn run(args: &ConfigArgs) -> anyhow::Result<Ended> {
     log::start()?;
     // Before the runtime: it changes the environment, which is sound on one thread only.
     let sockets = systemd::inherited_by_name().context("take over inherited sockets")?;
-    let runtime = runtime::Builder::new_multi_thread()
+    let mut builder = Builder::new_multi_thread();
+    builder
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
-        .thread_name("snowberry")
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+        .thread_name("snowberry");
+    let runtime = runtime::started(&mut builder)?;
     let stop = CancellationToken::new();
     let (tls_sockets, sockets) = split(sockets);
     let again = args.clone();
     let reread: Reread = Box::new(move || Ok(again.load()?));
     let given = Given { reread: Some(reread), disk: None, sockets, tls_sockets };
-    let ended = runtime.block_on(async {
+    let ended = runtime::wait(&runtime, async {
         let daemon = daemon::run(config, given, stop.clone(), drop);
         tokio::select! {
             ended = Box::pin(daemon) => ended,

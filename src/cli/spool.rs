@@ -3,13 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
 use clap::Subcommand;
-use tokio::runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::paths::store_path;
-use super::{ConfigArgs, Ended, log, out, status};
+use super::{ConfigArgs, Ended, log, out, runtime, status};
 use crate::daemon;
 use crate::nix::{StoreDir, StorePath};
 use crate::spool::{self, Entry, Left, Spool, View};
@@ -108,11 +106,10 @@ fn named(path: &Path, store_dir: &StoreDir) -> anyhow::Result<StorePath> {
 fn drain(once: bool, config: &ConfigArgs) -> anyhow::Result<Ended> {
     let config = config.load()?;
     log::start()?;
-    let runtime =
-        runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
+    let runtime = runtime::one_thread()?;
     let spool = Spool::open(config.spool)?;
     let stop = CancellationToken::new();
-    let ended = runtime.block_on(async {
+    let ended = runtime::wait(&runtime, async {
         let work = async {
             if once {
                 return spool.once(&stop).await.map(left).map_err(anyhow::Error::new);

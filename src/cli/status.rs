@@ -10,7 +10,7 @@ use hyper::Method;
 use serde_json::Value;
 
 use super::admin::{self, Reach};
-use super::{ConfigArgs, Ended, clients, errand, evict, exchange, out};
+use super::{ConfigArgs, Ended, clients, errand, evict, exchange, out, runtime};
 use crate::config::{self, Config};
 use crate::daemon;
 use crate::units::ByteSize;
@@ -44,17 +44,13 @@ pub(super) fn run(args: &StatusArgs) -> anyhow::Result<Ended> {
         Some(url) => authority(url)?,
         None => of_config(&args.config.load()?)?,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    let answer = runtime
-        .block_on(async {
-            tokio::time::timeout(ANSWER_WAIT, exchange::get(&authority, "/api/status")).await
-        })
-        .with_context(|| format!("http://{authority} did not answer within {ANSWER_WAIT:?}"))
-        .and_then(|answer| answer)
-        .with_context(|| format!("ask http://{authority} (is `snowberry serve` running there?)"))?;
+    let runtime = runtime::one_thread()?;
+    let answer = runtime::wait(&runtime, async {
+        tokio::time::timeout(ANSWER_WAIT, exchange::get(&authority, "/api/status")).await
+    })
+    .with_context(|| format!("http://{authority} did not answer within {ANSWER_WAIT:?}"))
+    .and_then(|answer| answer)
+    .with_context(|| format!("ask http://{authority} (is `snowberry serve` running there?)"))?;
     if args.json {
         out::bytes(&answer)?;
         if !answer.ends_with(b"\n") {

@@ -47,7 +47,7 @@ impl Source {
     }
 
     /// The text as a table; what is wrong with it goes to `problems`.
-    fn table(&self, problems: &mut Vec<Problem>) -> Option<toml::Table> {
+    fn table(&self, problems: &mut Vec<Problem>) -> Option<DeTable<'_>> {
         let (table, errors) = DeTable::parse_recoverable(&self.text);
         if !errors.is_empty() {
             problems.extend(errors.iter().map(|error| {
@@ -60,7 +60,7 @@ impl Source {
         judge.table("", table.get_ref());
         let clean = judge.problems.is_empty();
         problems.append(&mut judge.problems);
-        if clean { toml::from_str(&self.text).ok() } else { None }
+        clean.then(|| table.into_inner())
     }
 
     fn syntax_hint(&self) -> &'static str {
@@ -77,7 +77,7 @@ impl Source {
 /// One document from all sources, the later over the earlier; or everything that is wrong.
 pub(super) fn merge(sources: &[Source]) -> Result<Document, Error> {
     let mut problems = Vec::new();
-    let mut merged = toml::Table::new();
+    let mut merged = DeTable::new();
     for source in sources {
         if let Some(table) = source.table(&mut problems) {
             lay_over(&mut merged, table);
@@ -86,16 +86,17 @@ pub(super) fn merge(sources: &[Source]) -> Result<Document, Error> {
     if !problems.is_empty() {
         return Err(Error::Wrong(Problems(problems)));
     }
-    Document::deserialize(merged)
+    Document::deserialize(Spanned::new(0..0, merged).into_deserializer())
         .map_err(|error| Error::Wrong(Problems(vec![Problem::of_the_whole(error.message())])))
 }
 
-fn lay_over(under: &mut toml::Table, over: toml::Table) {
+fn lay_over<'a>(under: &mut DeTable<'a>, over: DeTable<'a>) {
     for (key, value) in over {
-        match (under.get_mut(&key), value) {
-            (Some(toml::Value::Table(under)), toml::Value::Table(over)) => lay_over(under, over),
+        let (span, value) = (value.span(), value.into_inner());
+        match (under.get_mut(&key).map(Spanned::get_mut), value) {
+            (Some(DeValue::Table(under)), DeValue::Table(over)) => lay_over(under, over),
             (_, value) => {
-                under.insert(key, value);
+                under.insert(key, Spanned::new(span, value));
             }
         }
     }

@@ -7,10 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http_body_util::Full;
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use hyper::http::uri::Scheme;
 use hyper::{Request, Response};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -58,7 +56,7 @@ const H1_BUFFER_LEN: usize = 128 * 1024;
 /// may be closed by the server at the moment it is used.
 const RETRIES_MAX: usize = 1;
 
-type HyperClient<B = Full<Bytes>> = Client<HttpsConnector<HttpConnector<Resolver>>, B>;
+type HyperClient = Client<HttpsConnector<HttpConnector<Resolver>>, Pipe>;
 
 /// Which connections a question goes over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +75,7 @@ pub(super) struct Transport {
     small: HyperClient,
     bulk: HyperClient,
     foreign: HyperClient,
-    writes: HyperClient<Pipe>,
+    writes: HyperClient,
     own: Arc<Own>,
     clock: Arc<Clock>,
 }
@@ -103,7 +101,7 @@ impl Transport {
     pub(super) async fn send(
         &self,
         lane: Lane,
-        request: Request<Full<Bytes>>,
+        request: Request<()>,
         asked: &Asked,
     ) -> Result<Response<Incoming>, Error> {
         let client = match lane {
@@ -113,7 +111,7 @@ impl Transport {
         };
         let mut retries = 0;
         loop {
-            match client.request(request.clone()).await {
+            match client.request(request.clone().map(|()| Pipe::default())).await {
                 Ok(response) => {
                     // Without TLS anybody on the way could say it; another host was not configured.
                     if lane != Lane::Foreign && request.uri().scheme() == Some(&Scheme::HTTPS) {
@@ -148,10 +146,7 @@ impl Transport {
     }
 }
 
-fn client<B>(tls: &ClientConfig, resolver: Resolver, h2: bool) -> HyperClient<B>
-where
-    B: Body<Data = Bytes, Error: Into<Box<dyn StdError + Send + Sync>>> + Send + Unpin + 'static,
-{
+fn client(tls: &ClientConfig, resolver: Resolver, h2: bool) -> HyperClient {
     let mut http = HttpConnector::new_with_resolver(resolver);
     http.enforce_http(false);
     http.set_nodelay(true);

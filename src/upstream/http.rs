@@ -1,7 +1,5 @@
 //! `http://` and `https://` caches: questions, redirects, secrets.
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
     ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE, USER_AGENT,
@@ -110,8 +108,8 @@ impl Http {
 }
 
 /// A GET with what every question says.
-pub(super) fn question(uri: Uri, resume: Option<&Resume>) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::default());
+pub(super) fn question(uri: Uri, resume: Option<&Resume>) -> Request<()> {
+    let mut request = Request::new(());
     *request.uri_mut() = uri;
     let headers = request.headers_mut();
     headers.insert(USER_AGENT, AGENT);

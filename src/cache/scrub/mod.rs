@@ -156,9 +156,9 @@ impl Cache {
     /// Scrubs by itself from now on, until the cache is closed.
     pub fn keep_scrubbing(&self) {
         let (inner, closing) = (Arc::clone(&self.inner), self.inner.closing.clone());
-        self.inner
-            .tasks
-            .spawn(async move { closing.run_until_cancelled(Box::pin(keep(&inner))).await });
+        self.inner.spawn(async move {
+            closing.run_until_cancelled(Box::pin(keep(&inner))).await;
+        });
     }
 
     /// Reads everything now. Dropped before its end, it is gone on with by the next that asks, and

@@ -12,9 +12,12 @@ use hyper::Method;
 use hyper::body::Bytes;
 use serde_json::json;
 
+use super::super::runtime;
 use super::passphrase::{self, Asked};
 use super::state::{self, Places};
 use super::{CACHE, CONFIG, FORM, MANIFEST, RestoreArgs, SETTINGS, STATE};
+use tokio::runtime::Builder;
+
 use crate::backup::{Archive, Entry, Opener};
 use crate::cli::admin::{self, NotGiven, Reach};
 use crate::cli::{Ended, out};
@@ -54,12 +57,8 @@ struct Summary {
 
 pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<Ended> {
     let config = args.config.load()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    runtime.block_on(nobody_runs(&config))?;
+    let runtime = runtime::started(Builder::new_multi_thread().worker_threads(1))?;
+    runtime::wait(&runtime, nobody_runs(&config))?;
     let passphrase = passphrase::read(args.passphrase_file.as_deref(), Asked::ForTheOneOfAFile)?;
     let inside = verify(&args.file, &passphrase)?;
     let places = Places::new(&config, &args.appliance);
@@ -74,7 +73,7 @@ pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<Ended> {
     if inside.waiting > 0 {
         // What the configuration says now: it may have come with the backup.
         let config = args.config.load()?;
-        let taken = runtime.block_on(take(&args.file, &passphrase, &config, &mut summary));
+        let taken = runtime::wait(&runtime, take(&args.file, &passphrase, &config, &mut summary));
         give_to_owner(&config)?;
         taken?;
     }

@@ -10,10 +10,13 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use serde_json::json;
 
+use super::super::runtime;
 use super::passphrase::{self, Asked};
 use super::source::Source;
 use super::state::Places;
 use super::{BackupArgs, CACHE, FORM, MANIFEST};
+use tokio::runtime::Builder;
+
 use crate::backup::{Packed, Sealer, Seeds, WORK_FACTOR};
 use crate::cli::{Ended, out};
 use crate::config::Config;
@@ -40,13 +43,9 @@ pub(super) fn run(args: &BackupArgs) -> anyhow::Result<Ended> {
     let config = args.config.load()?;
     let passphrase = passphrase::read(args.passphrase_file.as_deref(), Asked::ForANewOne)?;
     let files = Places::new(&config, &args.appliance).read()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let runtime = runtime::started(Builder::new_multi_thread().worker_threads(1))?;
     let new = new_name(&args.file);
-    let written = runtime.block_on(write(args, &config, (&files, &passphrase), &new));
+    let written = runtime::wait(&runtime, write(args, &config, (&files, &passphrase), &new));
     let summary = match written {
         Ok(summary) => summary,
         Err(error) => {

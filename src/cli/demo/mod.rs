@@ -16,10 +16,11 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode, header};
 use sha2::{Digest as _, Sha256};
+use tokio::runtime::Builder;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{Ended, exchange, out};
+use super::{Ended, exchange, out, runtime};
 use crate::config::{self, Surroundings};
 use crate::daemon::{self, Given};
 use crate::nix::{NarHash, NarInfo, SecretKey, StoreDir};
@@ -67,12 +68,9 @@ pub(super) struct DemoArgs {
 }
 
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<Ended> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let runtime = runtime::started(&mut Builder::new_multi_thread())?;
     let folder = Folder::make()?;
-    let told = runtime.block_on(async {
+    let told = runtime::wait(&runtime, async {
         tokio::select! {
             told = tell(&folder.0, args.quick) => told,
             interrupted = tokio::signal::ctrl_c() => interrupted.context("listen for SIGINT"),

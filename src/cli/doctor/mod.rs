@@ -20,7 +20,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::lines::Lines;
-use super::{ConfigArgs, Ended, check};
+use super::{ConfigArgs, Ended, check, runtime};
 use crate::config::Config;
 use crate::forward::{self, joined::Joined};
 use crate::mdns::{Browser, Found};
@@ -74,12 +74,9 @@ pub(super) fn run(args: &DoctorArgs) -> anyhow::Result<Ended> {
         plain.with_context(|| format!("--path {text}"))
     });
     let path = path.transpose()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let runtime = runtime::one_thread()?;
     let mut examination = Examination { lines: Lines::new(args.json), config, path };
-    let told = runtime.block_on(examination.whole(args.host.as_deref()));
+    let told = runtime::wait(&runtime, examination.whole(args.host.as_deref()));
     // A resolver or a nix that still runs must not hold up the end.
     runtime.shutdown_background();
     told?;

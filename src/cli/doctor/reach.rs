@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use http_body_util::{BodyExt as _, Empty};
+use crate::cli::exchange::Wire;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
 use hyper::{Request, header};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -54,9 +54,6 @@ pub(super) struct Bounds {
     pub(super) kept_max: usize,
 }
 
-trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
-
 /// The first of these addresses that takes a connection, and how long that took.
 pub(super) async fn first(
     addresses: &[IpAddr],
@@ -89,7 +86,7 @@ impl Door {
             let (mut sender, connection) = client.await.map_err(|error| with_causes(&error))?;
             let request = Request::get(path)
                 .header(header::HOST, &self.authority)
-                .body(Empty::<Bytes>::new())
+                .body(Full::<Bytes>::default())
                 .map_err(|error| with_causes(&error))?;
             let read = read(sender.send_request(request), bounds, started);
             tokio::pin!(read);

@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::progress::{At, Progress};
-use super::{ConfigArgs, Ended, on_runtime, out, paths, status};
+use super::{ConfigArgs, Ended, out, paths, runtime, status};
 use crate::metrics::Metrics;
 use crate::nix::{Compression, FileHash, NarHash, NarInfo, StoreDir};
 use crate::units::ByteSize;
@@ -86,7 +86,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<Ended> {
     anyhow::ensure!(!named.is_empty(), "no path is named");
     let source = source(&format!("http://{authority}"), &config.store_dir)?;
     let mut progress = Progress::new(args.quiet);
-    let exported = on_runtime(async {
+    let exported = runtime::alone(async {
         let info = source.cache_info().await;
         info.with_context(|| {
             format!("ask http://{authority} (is `snowberry serve` running there?)")

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode, header};
 use rustls_pki_types::ServerName;
@@ -252,7 +252,7 @@ impl Asker {
 
     async fn exchange(&self, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
         let request = Request::get(path).header(header::HOST, &self.host);
-        let request = request.body(Empty::<Bytes>::new()).context("make the question")?;
+        let request = request.body(Full::<Bytes>::default()).context("make the question")?;
         let stream = TcpStream::connect(self.address).await.context("connect")?;
         let Some((ca_pem, name)) = &self.tls else { return exchange::over(stream, request).await };
         let config = Arc::new(pinned::client_config(ca_pem).context("use its CA")?);

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::Args;
 
-use super::{ConfigArgs, Ended, out};
+use super::{ConfigArgs, Ended, out, runtime};
 use crate::config::Surroundings;
 use crate::forward::Joined;
 use crate::pinned::CaFingerprint;
@@ -128,11 +128,8 @@ fn refuse_managed(files: &Files<'_>) -> anyhow::Result<()> {
 
 fn met(args: &JoinArgs) -> anyhow::Result<Met> {
     let config = args.config.load()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
-    let met = runtime.block_on(meet::meet(args.host.as_deref(), &config.mdns));
+    let runtime = runtime::one_thread()?;
+    let met = runtime::wait(&runtime, meet::meet(args.host.as_deref(), &config.mdns));
     // A resolver that still runs must not hold up the end.
     runtime.shutdown_background();
     met

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http_body_util::Empty;
+use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Request, StatusCode, header};
 
 use crate::cli::paths::store_path;
-use crate::cli::{Ended, exchange, out};
+use crate::cli::{Ended, exchange, out, runtime};
 use crate::nix::{StoreDir, StorePath};
 use crate::spool::{Target, nix_copy, read_token};
 
@@ -39,17 +39,14 @@ pub(super) fn run(
         out::note("not looked up afterwards: that is done over plain http only");
         return Ok(Ended::Well);
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the runtime")?;
+    let runtime = runtime::one_thread()?;
     for path in &paths {
         let check = check(&to, path, token.as_deref());
-        let status = runtime
-            .block_on(async { tokio::time::timeout(CHECK_WAIT, check).await })
-            .with_context(|| format!("{to} did not answer within {CHECK_WAIT:?}"))
-            .and_then(|answer| answer)
-            .with_context(|| format!("ask {to} whether it has {}", store_dir.join(path)))?;
+        let status =
+            runtime::wait(&runtime, async { tokio::time::timeout(CHECK_WAIT, check).await })
+                .with_context(|| format!("{to} did not answer within {CHECK_WAIT:?}"))
+                .and_then(|answer| answer)
+                .with_context(|| format!("ask {to} whether it has {}", store_dir.join(path)))?;
         match status {
             StatusCode::OK => {}
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if token.is_none() => {
@@ -73,7 +70,7 @@ async fn check(to: &Target, path: &StorePath, token: Option<&str>) -> anyhow::Re
         let basic = format!("Basic {}", STANDARD.encode(format!("snowberry:{token}")));
         request = request.header(header::AUTHORIZATION, basic);
     }
-    let request = request.body(Empty::<Bytes>::new()).context("ask")?;
+    let request = request.body(Full::<Bytes>::default()).context("ask")?;
     let stream = exchange::connect(&authority).await?;
     exchange::over(stream, request).await.map(|(status, _)| status)
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::super::{Ended, exchange, out};
+use super::super::{Ended, exchange, out, runtime};
 use super::shown::Shown;
-use super::{UpdateArgs, now, runtime, systemctl};
+use super::{UpdateArgs, now, systemctl};
 use crate::systemd;
 use crate::update::{Boot, Machine, Verdict, WELL_FOR, WITHIN, Watch, look};
 
@@ -32,7 +32,7 @@ pub(super) fn run(args: &UpdateArgs, machine: &Machine) -> anyhow::Result<Ended>
         args.within.map_or(WITHIN, |span| span.0),
     );
     let health = &machine.layout.health;
-    let verdict = runtime()?.block_on(trial.judge(machine, watch, || probe(health)));
+    let verdict = runtime::alone(trial.judge(machine, watch, || probe(health)))?;
     let why = match verdict {
         Verdict::Stay => match trial.stay(machine, now(), &mut Shown::default()) {
             Ok(()) => {

@@ -10,8 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Args;
+use tokio::runtime::Runtime;
 
-use super::{ConfigArgs, Ended, log, out};
+use super::{ConfigArgs, Ended, log, out, runtime};
 use crate::appliance::{LAYOUT_FILE, Layout, UpdateState};
 use crate::config::Config;
 use crate::store;
@@ -152,10 +153,10 @@ fn of_server(
         "no update.url is configured: give a FILE, or set it in the configuration (without \
          update.url nothing is asked of anybody)",
     )?;
-    let runtime = runtime()?;
+    let runtime = runtime::one_thread()?;
     let keys = machine.keys()?;
     let server = Server::new(&config.update, url, PATIENCE)?;
-    let head = runtime.block_on(server.latest(&keys))?;
+    let head = runtime::wait(&runtime, server.latest(&keys))?;
     let version = &head.manifest.version;
     match update::admit(&head.manifest, machine, Downgrade::Refused) {
         Err(update::Error::NotNewer { .. }) => {
@@ -178,7 +179,7 @@ fn of_server(
             return Ok(false);
         }
         // It could not be confirmed, and would be refused for good for what is none of its faults.
-        if let Some(ill) = runtime.block_on(confirm::probe(&machine.layout.health)) {
+        if let Some(ill) = runtime::wait(&runtime, confirm::probe(&machine.layout.health)) {
             anyhow::bail!("{version} is not installed while all is not well: {ill}");
         }
     }
@@ -193,7 +194,7 @@ fn of_server(
 /// The file of this head, whole and verified. One that was gone on with and is not right is fetched
 /// once more from its start.
 fn fetched(
-    runtime: &tokio::runtime::Runtime,
+    runtime: &Runtime,
     (server, head): (&Server, &Head),
     folder: &Folder,
     machine: &Machine,
@@ -202,7 +203,7 @@ fn fetched(
     let mut again = false;
     loop {
         let mut shown = Shown::default();
-        let path = runtime.block_on(server.fetch(head, folder, &mut shown))?;
+        let path = runtime::wait(runtime, server.fetch(head, folder, &mut shown))?;
         let package = Package::open(&path, &keys)?;
         match package.verify(&mut shown) {
             Err(update::Error::Damaged { .. }) if !again => {
@@ -224,10 +225,6 @@ fn install(machine: &Machine, package: &Package, downgrade: Downgrade) -> anyhow
     let version = &package.head().manifest.version;
     let slot = machine.running.other();
     out::line(&format!("{version} is in slot {slot}, which is booted once at the restart"))
-}
-
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
 }
 
 /// What is shown on the page until the next try. A version on trial is not talked over.

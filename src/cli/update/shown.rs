@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::super::progress::{At, Progress};
+use super::super::runtime;
 use super::super::{Ended, out};
-use super::runtime;
 use crate::config::Config;
 use crate::update::{self, Downgrade, Error, Machine, PATIENCE, Package, Server, Watcher};
 
@@ -58,7 +58,7 @@ pub(super) fn check(
         }
         (None, Some(url)) => {
             let server = Server::new(&config.update, url, PATIENCE)?;
-            let head = runtime()?.block_on(server.latest(&keys))?;
+            let head = runtime::alone(server.latest(&keys))??;
             ("the server".to_owned(), head.manifest)
         }
         (None, None) => {

@@ -131,9 +131,11 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// The body as hyper takes it, piece by piece.
+/// The body as hyper takes it, piece by piece. One of no bytes is that of a question: all that is
+/// sent has one type, for which there is one client.
+#[derive(Default)]
 pub(in crate::upstream) struct Pipe {
-    pieces: mpsc::Receiver<Bytes>,
+    pieces: Option<mpsc::Receiver<Bytes>>,
     left: u64,
     all_taken: Arc<AtomicBool>,
 }
@@ -154,7 +156,8 @@ impl Body for Pipe {
         if self.left == 0 {
             return Poll::Ready(None);
         }
-        self.pieces.poll_recv(cx).map(|piece| {
+        let Some(pieces) = &mut self.pieces else { return Poll::Ready(Some(Err(GivenUp))) };
+        pieces.poll_recv(cx).map(|piece| {
             let Some(piece) = piece else { return Some(Err(GivenUp)) };
             let len = u64::try_from(piece.len()).unwrap_or(u64::MAX);
             self.left = self.left.saturating_sub(len);
@@ -191,7 +194,7 @@ pub(super) async fn exchange(
     request.headers_mut().insert(CONTENT_LENGTH, sent.len().into());
     let (to, pieces) = mpsc::channel(1);
     let all_taken = Arc::new(AtomicBool::new(sent.len() == 0));
-    let pipe = Pipe { pieces, left: sent.len(), all_taken: Arc::clone(&all_taken) };
+    let pipe = Pipe { pieces: Some(pieces), left: sent.len(), all_taken: Arc::clone(&all_taken) };
     let mut answer = pin!(transport.write(request.map(|()| pipe)));
     let response = tokio::select! {
         biased;
