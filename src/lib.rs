@@ -9,7 +9,7 @@
 //!                      store      upstream    the disk | other caches: they never meet
 //!                            nix              the nouns: no I/O, no clock, no tokio
 //!     (beside the house: allocator, appliance, backup, ciphers, config, durable, firstboot, mdns,
-//!      metrics, pinned, spool, systemd, units, update)
+//!      metrics, pinned, pressure, spool, systemd, units, update)
 //! ```
 
 pub mod nix;
@@ -26,6 +26,7 @@ pub mod allocator;
 pub mod ciphers;
 pub mod durable;
 pub mod pinned;
+pub mod pressure;
 pub mod units;
 mod limit;
 pub mod metrics;

@@ -132,6 +132,10 @@ pub struct Metrics {
     pub clock_sane: Gauge,
     /// Resident memory of this process.
     pub memory_bytes: Gauge,
+    /// What this process may take.
+    pub memory_room_bytes: Known,
+    /// 1 while memory runs short.
+    pub memory_short: Gauge,
     /// The processor's temperature.
     pub temperature_celsius: Known,
     /// 1 while under-voltage or heat holds the processor back.
@@ -142,6 +146,18 @@ pub struct Metrics {
     pub scrubbed_bytes: Counter,
     /// NARs that were withdrawn for their bytes and fetched again.
     pub repaired: Counter,
+    /// Bytes that this round of the scrub has read.
+    pub scrub_checked_bytes: Gauge,
+    /// Bytes that it has to read.
+    pub scrub_size_bytes: Gauge,
+    /// For how long the last round has been over.
+    pub scrub_age_seconds: Known,
+    /// NARs that scrubs found damaged, restarts or not.
+    pub scrub_found: Gauge,
+    /// NARs that were fetched again, restarts or not.
+    pub scrub_repaired: Gauge,
+    /// NARs that were withdrawn for their bytes and are not here again.
+    pub scrub_unrepaired: Gauge,
     /// 1 while an upstream answers, 0 while it does not.
     pub upstream_up: Family<UpstreamLabel, Gauge>,
     /// Seconds from a question to an upstream to the head of its answer.
@@ -195,11 +211,19 @@ impl Metrics {
             uptime_seconds: Gauge::default(),
             clock_sane: Gauge::default(),
             memory_bytes: Gauge::default(),
+            memory_room_bytes: Known::default(),
+            memory_short: Gauge::default(),
             temperature_celsius: Known::default(),
             throttled: Known::default(),
             under_voltage: Known::default(),
             scrubbed_bytes: Counter::default(),
             repaired: Counter::default(),
+            scrub_checked_bytes: Gauge::default(),
+            scrub_size_bytes: Gauge::default(),
+            scrub_age_seconds: Known::default(),
+            scrub_found: Gauge::default(),
+            scrub_repaired: Gauge::default(),
+            scrub_unrepaired: Gauge::default(),
             upstream_up: Family::default(),
             upstream_request_seconds: Family::new_with_constructor(seconds),
             push_waiting: Gauge::default(),
@@ -289,6 +313,7 @@ impl Metrics {
         to.register_with_unit("scrubbed", help, bytes, self.scrubbed_bytes.clone());
         let help = "NARs that were withdrawn for their bytes and fetched again";
         to.register("repaired", help, self.repaired.clone());
+        self.register_scrub(to);
         let help = "1 while the upstream answers, 0 while it does not";
         to.register("upstream_up", help, self.upstream_up.clone());
         let help = "Time from a question to an upstream to the head of its answer";
@@ -314,6 +339,11 @@ impl Metrics {
         to.register("clock_sane", help, self.clock_sane.clone());
         let help = "Resident memory of this process";
         to.register_with_unit("memory", help, Unit::Bytes, self.memory_bytes.clone());
+        let help = "What this process may take of the machine's memory";
+        let room = self.memory_room_bytes.0.clone();
+        to.register_with_unit("memory_room", help, Unit::Bytes, room);
+        let help = "1 while memory runs short";
+        to.register("memory_short", help, self.memory_short.clone());
         let help = "Temperature of the processor";
         let degrees = self.temperature_celsius.0.clone();
         to.register_with_unit("temperature", help, Unit::Celsius, degrees);
@@ -321,6 +351,23 @@ impl Metrics {
         to.register("throttled", help, self.throttled.0.clone());
         let help = "1 while the power supply is too weak";
         to.register("under_voltage", help, self.under_voltage.0.clone());
+    }
+
+    fn register_scrub(&self, to: &mut Registry) {
+        let help = "What this round of the scrub has read";
+        let checked = self.scrub_checked_bytes.clone();
+        to.register_with_unit("scrub_checked", help, Unit::Bytes, checked);
+        let help = "What it has to read";
+        to.register_with_unit("scrub_size", help, Unit::Bytes, self.scrub_size_bytes.clone());
+        let help = "For how long the last round has been over";
+        let age = self.scrub_age_seconds.0.clone();
+        to.register_with_unit("scrub_age", help, Unit::Seconds, age);
+        let help = "NARs that scrubs found damaged, restarts or not";
+        to.register("scrub_found", help, self.scrub_found.clone());
+        let help = "NARs that were fetched again, restarts or not";
+        to.register("scrub_repaired", help, self.scrub_repaired.clone());
+        let help = "NARs that were withdrawn for their bytes and are not here again";
+        to.register("scrub_unrepaired", help, self.scrub_unrepaired.clone());
     }
 
     fn register_push(&self, to: &mut Registry) {

@@ -203,6 +203,8 @@ fn purging_keeps_the_store_and_takes_all_else() {
     machine.run(
         "dpkg --install /world/1.deb
          systemctl enable snowberry.socket snowberry-forward.path
+         systemctl enable snowberry-prefetch@desktop.timer snowberry-prefetch@laptop.timer
+         test -L /etc/systemd/system/timers.target.wants/snowberry-prefetch@desktop.timer
          mkdir -p /var/lib/snowberry/store; echo held > /var/lib/snowberry/store/nar",
     );
     machine.run("dpkg --remove snowberry; test -e /etc/snowberry/snowberry.toml");

@@ -100,6 +100,22 @@ async fn come(snowberry: &Snowberry, paths: &[Made], when: &str) -> usize {
     right
 }
 
+/// What narinfos say is what was signed, those that are not to be had left out.
+async fn narinfos_are_right(snowberry: &Snowberry, paths: &[Made], when: &str) {
+    for made in paths {
+        let Some(answer) = snowberry.client().try_get(&made.narinfo_url()).await else { continue };
+        assert!([200, 404].contains(&answer.status), "{when}: {answer:?}");
+        if answer.status == 200 {
+            let said = NarInfo::parse(&answer.body, &StoreDir::default()).unwrap();
+            let right = made.narinfo();
+            assert_eq!(said.store_path, right.store_path, "{when}");
+            assert_eq!((said.nar_hash, said.nar_size), (right.nar_hash, right.nar_size), "{when}");
+            assert_eq!(said.references, right.references, "{when}");
+            assert_eq!(said.signatures, right.signatures, "{when}");
+        }
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -121,17 +137,72 @@ fn segment(store: &Path) -> PathBuf {
     files.filter(is_segment).max().unwrap()
 }
 
-/// Flips some bits of a file, behind what redb keeps of its own at its start.
-fn flip(file: &Path, bits: usize, dice: &mut Dice) {
-    let mut bytes = fs::read(file).unwrap();
-    let from = 8192.min(bytes.len() / 2);
-    // What was never written is no place to look for harm.
-    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap();
-    for _ in 0..bits {
-        let at = from + dice.below(end - from);
-        bytes[at] ^= 1 << dice.below(8);
+/// Where bits flip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In what a row of a NAR says.
+    Rows,
+    /// Anywhere in the file that has the rows, the pages between them too.
+    Segment,
+    /// At its start, where redb says of itself which of its states is the last.
+    SegmentStart,
+    /// Anywhere in the index behind its start.
+    Index,
+    IndexStart,
+}
+
+/// One after the other: the first round of each is among the usual ones.
+const PLACES: [Place; 5] =
+    [Place::Rows, Place::Index, Place::Segment, Place::SegmentStart, Place::IndexStart];
+
+/// What redb keeps of its own at the start of a file: a page, and a little for the first tables.
+const START_LEN: usize = 8192;
+
+impl Place {
+    const fn is_in_index(self) -> bool {
+        matches!(self, Self::Index | Self::IndexStart)
     }
-    fs::write(file, bytes).unwrap();
+
+    fn file(self, store: &Path) -> PathBuf {
+        if self.is_in_index() { store.join("index.redb") } else { segment(store) }
+    }
+
+    /// Flips some bits there.
+    fn flip(self, store: &Path, paths: &[Made], bits: usize, dice: &mut Dice) {
+        let file = self.file(store);
+        let mut bytes = fs::read(&file).unwrap();
+        // What was never written is no place to look for harm.
+        let written = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        let start = START_LEN.min(bytes.len() / 2);
+        let rows = if self == Self::Rows { rows(&bytes, paths) } else { Vec::new() };
+        assert!(self != Self::Rows || rows.len() > 5, "{} rows are found", rows.len());
+        for _ in 0..bits {
+            let (from, to) = match self {
+                Self::Rows => rows[dice.below(rows.len())],
+                Self::Segment | Self::Index => (start, written),
+                // Of the rest of it nothing is ever read: a superheader has some 300 bytes.
+                Self::SegmentStart | Self::IndexStart => (0, 320),
+            };
+            bytes[from + dice.below(to - from)] ^= 1 << dice.below(8);
+        }
+        fs::write(file, bytes).unwrap();
+    }
+}
+
+/// Where streams that are kept as they came lie in a file, at least their first kilobyte.
+fn rows(bytes: &[u8], paths: &[Made]) -> Vec<(usize, usize)> {
+    let kept = paths.iter().filter(|made| made.compression == Compression::Zstd);
+    let found = kept.filter_map(|made| {
+        let needle = &made.file[..made.file.len().min(1000)];
+        let at = bytes.windows(needle.len()).position(|it| it == needle)?;
+        Some((at, at + needle.len()))
+    });
+    found.collect()
+}
+
+/// Flips bits anywhere in the rows' file.
+fn flip(store: &Path, bits: usize, seed: &str) {
+    Place::Segment.flip(store, &[], bits, &mut Dice::of(seed));
 }
 
 fn number(variable: &str, default: usize) -> usize {
@@ -149,15 +220,16 @@ async fn bits_that_flip_are_found_and_repaired_and_never_given_to_anybody() {
     copy(&snowberry.state(), pristine.path());
     let seed = number("SNOWBERRY_TEST_SEED", 7);
     let (found, repaired, mut mended) = (Cell::new(0), Cell::new(0), 0);
-    for round in 0..number("SNOWBERRY_TEST_ROUNDS", 12) {
+    for round in 0..number("SNOWBERRY_TEST_ROUNDS", 15) {
         let when = format!("seed {seed}, round {round}");
         let mut dice = Dice::of(&when);
         fs::remove_dir_all(snowberry.state()).unwrap();
         copy(pristine.path(), &snowberry.state());
         let store = snowberry.state().join("store");
-        let in_index = round % 3 == 2;
-        let file = if in_index { store.join("index.redb") } else { segment(&store) };
-        flip(&file, 1 << (round % 5), &mut dice);
+        let place = PLACES[round % PLACES.len()];
+        let when = format!("{when}, {place:?}");
+        let in_index = place.is_in_index();
+        place.flip(&store, &paths, 1 << (round / PLACES.len() % 5), &mut dice);
         upstream.heal();
         snowberry.restart().await;
         snowberry.ready().await;
@@ -165,6 +237,7 @@ async fn bits_that_flip_are_found_and_repaired_and_never_given_to_anybody() {
             // Clients may come first, and find it themselves.
             upstream.refuse();
             come(&snowberry, &paths, &when).await;
+            narinfos_are_right(&snowberry, &paths, &when).await;
             upstream.heal();
         }
         // An upstream that was away is left alone for some seconds.
@@ -182,6 +255,7 @@ async fn bits_that_flip_are_found_and_repaired_and_never_given_to_anybody() {
             // redb's own pages of the index cannot be mended: then nothing wrong is given, at least.
             assert!(in_index, "{when}: {told:?}");
             come(&snowberry, &paths, &when).await;
+            narinfos_are_right(&snowberry, &paths, &when).await;
         } else {
             upstream.refuse();
             let here = come(&snowberry, &paths, &when).await;
@@ -194,6 +268,7 @@ async fn bits_that_flip_are_found_and_repaired_and_never_given_to_anybody() {
             .await;
             let again = scrub(&snowberry, &["--json", "--quiet"]);
             assert_eq!((again.code, &again.json()["found"]), (Some(0), &0.into()), "{when}");
+            narinfos_are_right(&snowberry, &paths, &when).await;
             mended += u64::from(in_index);
         }
         snowberry.kill();
@@ -314,7 +389,7 @@ async fn by_itself_it_reads_all_in_its_time_finds_what_is_damaged_and_writes_not
     done(&snowberry).await;
     assert!(snowberry.stop().await.success());
     let store = snowberry.state().join("store");
-    flip(&segment(&store), 40, &mut Dice::of("by itself"));
+    flip(&store, 40, "by itself");
     snowberry.restart().await;
     snowberry.ready().await;
     until("what is damaged to be found and fetched again", SCRUB_LIMIT, || async {
@@ -377,8 +452,7 @@ impl Pushed {
     /// Stops it, harms all that it stores, and starts it again.
     async fn harm(&mut self) {
         assert!(self.snowberry.stop().await.success());
-        let file = segment(&self.snowberry.state().join("store"));
-        flip(&file, 4000, &mut Dice::of("pushed"));
+        flip(&self.snowberry.state().join("store"), 4000, "pushed");
         self.snowberry.restart().await;
         self.snowberry.ready().await;
     }

@@ -20,11 +20,11 @@ use tidied::{Source, files, house, name_of, sources, top};
 const LINES_MAX: usize = 600;
 
 /// What each floor, and each room beside the house, may name of the crate besides itself.
-const MAY_USE: [(&str, &[&str]); 24] = [
+const MAY_USE: [(&str, &[&str]); 25] = [
     ("nix", &[]),
     ("store", &["nix", "units", "metrics", "allocator"]),
     ("upstream", &["nix", "units", "metrics", "ciphers", "limit"]),
-    ("cache", &["nix", "store", "upstream", "units", "metrics", "limit"]),
+    ("cache", &["nix", "store", "upstream", "units", "metrics", "limit", "allocator", "pressure"]),
     ("push", &["nix", "store", "upstream", "cache", "durable", "units", "metrics", "limit"]),
     (
         "http",
@@ -36,6 +36,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
     ("pinned", &["ciphers"]),
     ("units", &[]),
     ("limit", &[]),
+    ("pressure", &[]),
     ("metrics", &[]),
     ("systemd", &[]),
     ("mdns", &["nix", "units"]),
@@ -70,6 +71,7 @@ const MAY_USE: [(&str, &[&str]); 24] = [
             "mdns",
             "pinned",
             "appliance",
+            "pressure",
         ],
     ),
     (

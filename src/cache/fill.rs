@@ -189,7 +189,7 @@ impl Filling {
     /// Memory to unpack it. In the background only what nobody else wants, however long that takes.
     async fn permit(&self, cost_bytes: u64) -> Option<Permit> {
         let permits = &self.inner.permits;
-        while self.is_in_background() && permits::could_ever(cost_bytes) {
+        while self.is_in_background() && permits.could_ever(cost_bytes) {
             if let Some(permit) = permits.take_spare(cost_bytes) {
                 return Some(permit);
             }
@@ -364,6 +364,7 @@ impl Keeping<'_> {
         };
         // What was said of these paths before had no file hash, or another one.
         inner.memory.forget_ready(name.key);
+        inner.scrub.repairs.came(nar_hash);
         let paths = inner.store.paths_of(nar_hash, PATHS_MAX).await;
         for key in paths.unwrap_or_default() {
             inner.memory.forget_ready(key);

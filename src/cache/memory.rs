@@ -136,6 +136,14 @@ impl Memory {
         self.absent_documents.forget_all();
     }
 
+    /// Gives up what only saves a question to the disk or an upstream.
+    pub(super) fn shed(&self) {
+        self.ready.clear();
+        self.forget_absences();
+        self.confirmed.forget_all();
+        self.file_names.forget_all();
+    }
+
     /// A narinfo as clients see it, when it is at hand and fresh.
     pub(super) fn ready(&self, key: StorePathHash) -> Option<Bytes> {
         let (bytes, since) = self.ready.get(&key)?;

@@ -3,7 +3,7 @@
 //! A narinfo: [`narinfo`] looks into [`memory`] and the store, and asks upstreams ([`ask`]) whom it
 //! trusts as [`trust`] says; [`prefetch`] asks ahead. A NAR: held, or a [`fill`], which finds
 //! [`sources`] and moves one of them ([`transfer`], [`stall`]) through the [`ingest`] under a
-//! permit ([`permits`]) into the store; with no room, [`through`]; under an uploader's name,
+//! permit ([`permits`], and [`relief`] while memory runs short) into the store; with no room, [`through`]; under an uploader's name,
 //! [`alias`]. Whole [`closure`]s are brought ([`bring`]) where people say so, and [`pins`] stay; what is
 //! held is read again from time to time ([`scrub`]). The rest: [`documents`], [`pushed`], what the
 //! write side needs of us, and [`greet`],
@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
 use crate::nix::{NarHash, NarName, PublicKey, SecretKey, StoreDir, StorePathHash, UploadName};
+use crate::pressure::Kernel;
 use crate::store::{self, Store};
 use crate::upstream::{self, Proof, Upstream};
 
@@ -35,6 +36,7 @@ mod sources;
 mod transfer;
 mod stall;
 mod permits;
+mod relief;
 mod through;
 mod alias;
 mod documents;
@@ -65,7 +67,8 @@ pub(crate) use fit::KEPT_PERCENT;
 pub use import::{ImportError, ImportPlan, ImportProgress, Imported, Named};
 pub use outs::{Evicted, EvictedPath, OutShown};
 pub use pins::{Fetched, PinMade, PinShown};
-pub use scrub::{ScrubError, ScrubFound, ScrubIs, ScrubProgress, ScrubState};
+pub use relief::MemoryState;
+pub use scrub::{ScrubError, ScrubFound, ScrubIs, ScrubProgress, ScrubState, Unrepaired};
 pub use stream::{Cut, NarStream};
 
 pub(crate) use pushed::Unpacking;
@@ -81,8 +84,12 @@ pub use crate::upstream::{Health, HealthState};
 pub struct Config {
     /// zstd level of what is stored.
     pub compression_level: i32,
-    /// Memory of codecs in all, shared by permits: 48 MiB unless configured.
+    /// Memory of codecs in all, shared by permits.
     pub codec_memory_bytes: u64,
+    /// What one NAR may take of it and beyond, when it is unpacked alone.
+    pub unpack_bytes_max: u64,
+    /// Who says whether memory runs short.
+    pub kernel: Kernel,
     /// Nix's store directory.
     pub store_dir: StoreDir,
     /// Our own keys, present and rotated: always trusted.
@@ -147,6 +154,8 @@ struct Inner {
     prefetch: Prefetch,
     fills: Mutex<HashMap<NarHash, fill::Fill>>,
     permits: Permits,
+    relief: relief::Relief,
+    documents: documents::Bounds,
     through: Arc<Semaphore>,
     brought: Semaphore,
     packed: Arc<Semaphore>,
@@ -191,6 +200,7 @@ impl Cache {
         let cache = Self::patient(config, store, upstreams, metrics, PATIENCE);
         greet::all(&cache.inner);
         pin_keeper::start(&cache.inner);
+        relief::start(&cache.inner);
         cache
     }
 
@@ -212,7 +222,9 @@ impl Cache {
             question_places: Arc::new(Semaphore::new(narinfo::QUESTIONS_MAX)),
             prefetch: Prefetch::default(),
             fills: Mutex::default(),
-            permits: Permits::new(config.codec_memory_bytes),
+            permits: Permits::new(config.codec_memory_bytes, config.unpack_bytes_max),
+            relief: relief::Relief::default(),
+            documents: documents::Bounds::default(),
             through: Arc::new(Semaphore::new(through::THROUGH_MAX)),
             brought: Semaphore::new(bring::BROUGHT_MAX),
             packed: Arc::new(Semaphore::new(alias::PACKED_MAX)),

@@ -1,14 +1,15 @@
 //! Memory of codecs is a budget: who decodes or encodes holds a permit for it, first come first
 //! served.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout;
 
 use super::ingest::{Codec, Form};
+use super::locked;
 
 /// The grain of the budget: fine enough for small NARs, coarse enough for a semaphore's count.
 const UNIT_BYTES: u64 = 64 * 1024;
@@ -22,8 +23,12 @@ const UPLOAD_WAIT: Duration = Duration::from_mins(1);
 /// Uploads get at most one half of the budget: whoever reads needs the other.
 const UPLOAD_PART: usize = 2;
 
-/// What needs more than this is not unpacked at all: a Pi has other things to do.
-const ALONE_BYTES_MAX: u64 = 160 << 20;
+/// While memory runs short one half of the budget is withdrawn: a single xz stream of the usual preset
+/// still fits into the rest of the smallest.
+const WITHDRAWN_PART: u32 = 2;
+
+/// It is withdrawn in so many steps, each behind those who wait already.
+const WITHDRAWN_STEPS: u32 = 8;
 
 /// Buffers between the stages of one ingest, at most.
 const BUFFERS_BYTES: u64 = 1 << 20;
@@ -35,7 +40,13 @@ pub(super) struct Permits {
     /// What uploads may have of it: they last as long as their sender likes.
     upload_units: Arc<Semaphore>,
     units_all: u32,
+    /// What needs more than this is not unpacked at all: a Pi has other things to do.
+    alone_bytes_max: u64,
     waiting: AtomicUsize,
+    /// Told whenever a share is asked for.
+    asked: Notify,
+    is_tight: watch::Sender<bool>,
+    withdrawn: Mutex<Option<OwnedSemaphorePermit>>,
 }
 
 /// A share of the budget, given back when dropped.
@@ -46,21 +57,27 @@ pub(super) struct Permit {
 }
 
 impl Permits {
-    pub(super) fn new(budget_bytes: u64) -> Self {
+    /// Of so many bytes, of which one that is alone may take more, up to `alone_bytes_max`.
+    pub(super) fn new(budget_bytes: u64, alone_bytes_max: u64) -> Self {
         let units_all = units(budget_bytes).max(1);
         let count = usize::try_from(units_all).unwrap_or(Semaphore::MAX_PERMITS);
         Self {
             units: Arc::new(Semaphore::new(count)),
             upload_units: Arc::new(Semaphore::new((count / UPLOAD_PART).max(1))),
             units_all,
+            alone_bytes_max,
             waiting: AtomicUsize::new(0),
+            asked: Notify::new(),
+            is_tight: watch::Sender::new(false),
+            withdrawn: Mutex::default(),
         }
     }
 
     /// Waits for a share; `None` when it is too big or did not come in time. One that is bigger
     /// than the budget takes all of it.
     pub(super) async fn take(&self, bytes: u64) -> Option<Permit> {
-        if bytes > ALONE_BYTES_MAX {
+        self.asked.notify_one();
+        if !self.could_ever(bytes) || !self.could_now(bytes) {
             return None;
         }
         let wanted = units(bytes).min(self.units_all);
@@ -71,8 +88,9 @@ impl Permits {
 
     /// A share for somebody whom nobody waits for: only where there is one now.
     pub(super) fn take_spare(&self, bytes: u64) -> Option<Permit> {
+        self.asked.notify_one();
         let wanted = units(bytes).min(self.units_all);
-        if bytes > ALONE_BYTES_MAX || self.are_wanted() {
+        if !self.could_ever(bytes) || self.is_tight() || self.are_wanted() {
             return None;
         }
         let held = Arc::clone(&self.units).try_acquire_many_owned(wanted).ok()?;
@@ -82,12 +100,16 @@ impl Permits {
     /// The same for an upload, within the part of the budget that uploads may have, and with more
     /// patience: an old client whose upload is refused cannot try again.
     pub(super) async fn take_for_upload(&self, bytes: u64) -> Option<Permit> {
-        if bytes > ALONE_BYTES_MAX {
+        self.asked.notify_one();
+        if !self.could_ever(bytes) {
             return None;
         }
         let wanted = units(bytes).min(self.units_all);
         let part = (self.units_all / u32::try_from(UPLOAD_PART).unwrap_or(1)).max(1);
         let both = async {
+            // In front of the others it would only keep them waiting.
+            let mut tight = self.is_tight.subscribe();
+            tight.wait_for(|is_tight| !is_tight || self.fits_withdrawn(bytes)).await.ok()?;
             let part = Arc::clone(&self.upload_units).acquire_many_owned(wanted.min(part)).await;
             let _waiting = Waiting::new(&self.waiting);
             let held = Arc::clone(&self.units).acquire_many_owned(wanted).await;
@@ -98,7 +120,7 @@ impl Permits {
 
     /// Makes a share as big as `bytes` without waiting; `false` when the budget has it not now.
     pub(super) fn enlarge(&self, permit: &mut Permit, bytes: u64) -> bool {
-        if bytes > ALONE_BYTES_MAX {
+        if !self.could_ever(bytes) || !self.could_now(bytes) {
             return false;
         }
         let has = u32::try_from(permit.held.num_permits()).unwrap_or(u32::MAX);
@@ -116,11 +138,71 @@ impl Permits {
     pub(super) fn are_wanted(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
     }
+
+    /// Whether so much is given at all.
+    pub(super) const fn could_ever(&self, bytes: u64) -> bool {
+        bytes <= self.alone_bytes_max
+    }
+
+    fn is_tight(&self) -> bool {
+        *self.is_tight.borrow()
+    }
+
+    fn fits_withdrawn(&self, bytes: u64) -> bool {
+        units(bytes) <= self.units_all - self.units_all / WITHDRAWN_PART
+    }
+
+    /// Whether so much may be given as long as memory is as it is: what does not fit into what is
+    /// left of the budget had better be asked for elsewhere than waited for.
+    fn could_now(&self, bytes: u64) -> bool {
+        !self.is_tight() || self.fits_withdrawn(bytes)
+    }
+
+    /// Returns once a share was asked for since this last returned.
+    pub(super) async fn asked(&self) {
+        self.asked.notified().await;
+    }
+
+    /// Whether nobody has a share.
+    pub(super) fn are_idle(&self) -> bool {
+        let withdrawn = locked(&self.withdrawn).as_ref().map_or(0, share);
+        self.units.available_permits() + withdrawn
+            >= usize::try_from(self.units_all).unwrap_or(Semaphore::MAX_PERMITS)
+    }
+
+    /// Memory runs short: from now on only the smaller budget is given, and nothing to who merely
+    /// works ahead. Returns once the rest is withdrawn, which those who have it give back in their
+    /// time; cancelled, it goes on with the next call.
+    pub(super) async fn withdraw(&self) {
+        self.is_tight.send_replace(true);
+        let goal = self.units_all / WITHDRAWN_PART;
+        loop {
+            let has = locked(&self.withdrawn).as_ref().map_or(0, share);
+            let left = goal.saturating_sub(u32::try_from(has).unwrap_or(u32::MAX));
+            let step = left.min(self.units_all.div_ceil(WITHDRAWN_STEPS));
+            if step == 0 {
+                return;
+            }
+            let Ok(more) = Arc::clone(&self.units).acquire_many_owned(step).await else { return };
+            let mut withdrawn = locked(&self.withdrawn);
+            match withdrawn.as_mut() {
+                // It is well again meanwhile, or somebody else withdraws too.
+                _ if !self.is_tight() => return,
+                Some(before) => before.merge(more),
+                None => *withdrawn = Some(more),
+            }
+        }
+    }
+
+    /// Memory does not run short any more.
+    pub(super) fn restore(&self) {
+        self.is_tight.send_replace(false);
+        drop(locked(&self.withdrawn).take());
+    }
 }
 
-/// Whether so much is given at all.
-pub(super) const fn could_ever(bytes: u64) -> bool {
-    bytes <= ALONE_BYTES_MAX
+fn share(held: &OwnedSemaphorePermit) -> usize {
+    held.num_permits()
 }
 
 /// Counts one that waits, also when its waiting is cancelled.
@@ -207,7 +289,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_longer_than_twenty_seconds_gets_nothing() {
-        let permits = Permits::new(48 * MIB);
+        let permits = Permits::new(48 * MIB, 160 * MIB);
         let first = permits.take(100 * MIB).await;
         assert!(first.is_some(), "one that is bigger than the budget takes all of it");
         let began = tokio::time::Instant::now();
@@ -220,7 +302,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn uploads_leave_half_of_it_to_readers_and_wait_longer() {
-        let permits = Permits::new(48 * MIB);
+        let permits = Permits::new(48 * MIB, 160 * MIB);
         let first = permits.take_for_upload(24 * MIB).await;
         assert!(first.is_some());
         let began = tokio::time::Instant::now();
@@ -238,7 +320,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_spare_is_taken_only_while_nobody_waits() {
-        let permits = Permits::new(48 * MIB);
+        let permits = Permits::new(48 * MIB, 160 * MIB);
         let spare = permits.take_spare(40 * MIB);
         assert!(spare.is_some());
         assert!(permits.take_spare(40 * MIB).is_none());
@@ -249,12 +331,12 @@ mod tests {
         drop(spare);
         assert!(client.await.is_some());
         assert!(permits.take_spare(MIB).is_some());
-        assert!(could_ever(160 * MIB) && !could_ever(161 * MIB));
+        assert!(permits.could_ever(160 * MIB) && !permits.could_ever(161 * MIB));
     }
 
     #[tokio::test(start_paused = true)]
     async fn shares_are_given_in_the_order_of_asking() {
-        let permits = Permits::new(48 * MIB);
+        let permits = Permits::new(48 * MIB, 160 * MIB);
         let first = permits.take(40 * MIB).await.unwrap();
         let big = permits.take(48 * MIB);
         tokio::pin!(big);
@@ -267,5 +349,33 @@ mod tests {
         assert!(big.await.is_some());
         assert!(small.await.is_some());
         assert!(!permits.are_wanted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_memory_runs_short_half_of_it_is_given_and_none_to_who_works_ahead() {
+        let permits = Permits::new(48 * MIB, 160 * MIB);
+        let reader = permits.take(40 * MIB).await;
+        let withdrawing = permits.withdraw();
+        tokio::pin!(withdrawing);
+        assert!(futures_util::poll!(&mut withdrawing).is_pending(), "a reader has it");
+        let began = tokio::time::Instant::now();
+        assert!(permits.take(25 * MIB).await.is_none(), "more than there will be");
+        assert!(began.elapsed().is_zero(), "who gets nothing does not wait for it");
+        assert!(permits.take_spare(MIB).is_none());
+        drop(reader);
+        withdrawing.await;
+        assert!(permits.are_idle());
+        let first = permits.take(24 * MIB).await;
+        assert!(first.is_some() && !permits.are_idle());
+        assert!(permits.take(MIB).await.is_none(), "it is all that there is");
+        assert_eq!(began.elapsed().as_secs(), 20);
+        let upload = permits.take_for_upload(40 * MIB);
+        tokio::pin!(upload);
+        assert!(futures_util::poll!(&mut upload).is_pending());
+        drop(first);
+        assert!(permits.take(24 * MIB).await.is_some(), "it keeps nobody waiting");
+        permits.restore();
+        assert!(upload.await.is_some());
+        assert!(permits.take(48 * MIB).await.is_some() && permits.are_idle());
     }
 }

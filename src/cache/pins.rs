@@ -1,5 +1,6 @@
 //! Pins, and closures that are fetched because somebody says so.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -7,11 +8,11 @@ use tracing::info;
 
 use super::bring::{self, Came};
 use super::closure::{self, Closure, Member};
-use super::fit::{check_fit, check_room, fits, no_fit};
+use super::fit::{Leaving, check_fit, check_room, fits, no_fit};
 use super::{Cache, Errand, Inner, Lack, Step, Why};
 use crate::limit::Limit;
 use crate::nix::{NarName, StorePathHash};
-use crate::store;
+use crate::store::{self, PinnedPath};
 
 /// Paths that one pin names.
 const ROOTS_MAX: usize = 1000;
@@ -110,8 +111,10 @@ impl Cache {
         if pins.len() >= PINS_MAX && !pins.iter().any(|pin| pin.name == name) {
             return Err(Errand::Pins(pins.len()));
         }
-        check_fit(inner, &walked.nars)?;
-        inner.pin(&name, walked, &told).await
+        let before = pins.iter().filter(|pin| pin.name == name && pin.is_whole).map(|pin| pin.id);
+        let leaving = inner.leaving(before.collect(), &walked.nars).await?;
+        check_fit(inner, &walked.nars, leaving)?;
+        inner.pin(&name, (walked, leaving), &told).await
     }
 
     /// Forgets a pin. False: there is none of that name.
@@ -200,7 +203,7 @@ impl Inner {
     async fn pin(
         self: &Arc<Self>,
         name: &str,
-        walked: Closure,
+        (walked, leaving): (Closure, Leaving),
         told: &(impl Fn(Step) + Send + Sync),
     ) -> Result<PinMade, Errand> {
         let Self { store, .. } = &**self;
@@ -220,7 +223,7 @@ impl Inner {
                 break;
             }
             let Came { lacks, line_bytes, nars: came } =
-                bring::all(self, &missing, None, told, || fits(self, 0)).await;
+                bring::all(self, &missing, None, told, || fits(self, 0, leaving)).await;
             fetched += came;
             fetched_bytes += line_bytes;
             // What came counts once it is in the index.
@@ -228,7 +231,7 @@ impl Inner {
             closure::look_at_store(self, &mut nars).await?;
             let more = nars.iter().filter(|it| !it.is_held).map(|it| it.takes_bytes).sum();
             let has_room = !lacks.iter().any(|(_, why)| *why == Why::NoRoom);
-            if !fits(self, if has_room { 0 } else { more }) {
+            if !fits(self, if has_room { 0 } else { more }, leaving) {
                 let refused = no_fit(self, &nars);
                 store.drop_pin(id).await?;
                 return Err(refused);
@@ -245,6 +248,26 @@ impl Inner {
         let takes = self.takes(id).await?;
         let name = name.to_owned();
         Ok(PinMade { name, paths: paths.len(), bytes: takes, fetched, fetched_bytes })
+    }
+
+    /// What goes when a closure of these NARs holds instead of these pins.
+    async fn leaving(&self, pins: Vec<u32>, nars: &[Member]) -> Result<Leaving, Errand> {
+        let staying: HashSet<_> = nars.iter().map(|it| it.name.nar_hash).collect();
+        let mut bytes = 0;
+        for id in pins {
+            let mut after = None;
+            loop {
+                let paths = self.store.pinned_paths(id, after).await?;
+                let Some(last) = paths.last() else { break };
+                after = Some(last.key);
+                let goes = |path: &&PinnedPath| {
+                    let stays = path.nar_hash.is_some_and(|it| staying.contains(&it));
+                    path.is_first && path.is_alone && !stays
+                };
+                bytes += paths.iter().filter(goes).filter_map(|it| it.takes_bytes).sum::<u64>();
+            }
+        }
+        Ok(Leaving(bytes))
     }
 
     /// What a pin's NARs take.

@@ -39,6 +39,7 @@ impl Cache {
 
     /// A NAR has become held: what was said of its paths had no file hash, or another one.
     pub(crate) async fn nar_came(&self, nar_hash: NarHash) {
+        self.inner.scrub.repairs.came(nar_hash);
         let paths = self.inner.store.paths_of(nar_hash, PATHS_MAX).await;
         for key in paths.unwrap_or_default() {
             self.inner.memory.forget_ready(key);

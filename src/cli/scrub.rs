@@ -16,8 +16,8 @@ pub(super) struct ScrubArgs {
     /// Print what was found as JSON.
     #[arg(long)]
     json: bool,
-    /// Say nothing of how far it is.
-    #[arg(long)]
+    /// Show no progress.
+    #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
     config: ConfigArgs,

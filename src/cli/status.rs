@@ -198,6 +198,8 @@ fn scrub_line<'a>(at: &impl Fn(&str) -> Option<&'a Value>) -> Option<String> {
         let repaired = number("repaired").unwrap_or_default();
         parts.push(format!("{found} damaged so far, {repaired} fetched again"));
     }
+    let lost = number("unrepaired").filter(|lost| *lost > 0);
+    parts.extend(lost.map(|lost| format!("{lost} not to be had")));
     Some(parts.join(", "))
 }
 
@@ -284,7 +286,7 @@ mod tests {
             "store": {"budget_bytes": 1_u64 << 30, "used_bytes": 1536 << 10, "nars": 2,
                 "narinfos": 3, "pinned_bytes": 0, "written_bytes": 0},
             "scrub": {"state": "idle", "checked_bytes": 1024, "of_bytes": 2048, "last_done_s": 60,
-                "found": 2, "repaired": 1},
+                "found": 2, "repaired": 1, "unrepaired": 1},
             "queue": {"waiting": 2, "waiting_bytes": 1024, "oldest_s": 61,
                 "stopped": ["s3://nix-cache"]},
             "upstreams": [{"url": "https://cache.example", "state": "down", "since_s": 65,
@@ -297,7 +299,7 @@ up for      1 h 2 min
 store       1.5 MiB of 1.0 GiB
 held        2 NARs, 3 narinfos
 written     0 B
-scrub       1.0 KiB of 2.0 KiB read, all of it 1 min 0 s ago, 2 damaged so far, 1 fetched again
+scrub       1.0 KiB of 2.0 KiB read, all of it 1 min 0 s ago, 2 damaged so far, 1 fetched again, 1 not to be had
 to push     2 objects, 1.0 KiB, the oldest for 1 min 1 s
 push target s3://nix-cache: refuses
 upstream    https://cache.example: down for 1 min 5 s, last error: connection refused

@@ -6,6 +6,7 @@ mod key;
 mod listen;
 mod names;
 mod reload;
+mod room;
 mod still;
 mod tls;
 mod watchdog;
@@ -29,6 +30,7 @@ use crate::http::{self, Admin, AdminSocket, Clients, Crowd, Listeners, PublicKey
 use crate::mdns::Announcer;
 use crate::metrics::Metrics;
 use crate::nix::SecretKey;
+use crate::pressure::Kernel;
 use crate::push::{self, Push, tokens::Tokens};
 use crate::store::{self, Disk, Store};
 use crate::systemd;
@@ -36,6 +38,7 @@ use crate::upstream::Upstream;
 
 use listen::listen;
 use reload::{Parts, Reloader, open_upstreams};
+use room::Shares;
 use watchdog::Watched;
 
 pub use listen::near;
@@ -62,9 +65,6 @@ const PUSH_CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 /// What the store may take to make durable what waits: at most 64 MiB, at 4 MiB/s of a tired card.
 const STORE_CLOSE_WAIT: Duration = Duration::from_secs(20);
-
-/// Memory of codecs in all: six xz streams of the usual preset at once, within a Pi's 48 MiB.
-const CODEC_MEMORY_BYTES: u64 = 48 << 20;
 
 /// Reads the configuration again, as the process was told to at its start.
 pub type Reread = Box<dyn Fn() -> anyhow::Result<Config> + Send + Sync>;
@@ -95,6 +95,7 @@ pub async fn run(
     let started = Instant::now();
     let metrics = Metrics::new();
     tell_config(&config);
+    let shares = Shares::here();
     key::make_state_dir(&config.state_dir)?;
     // Before anything is opened: what is wrong in the configuration ends the start with code 78.
     let upstreams = open_upstreams(&config, &[], &metrics)?;
@@ -115,7 +116,7 @@ pub async fn run(
     let tls_addresses = tls.as_ref().map(|tls| tls.addresses.clone()).unwrap_or_default();
     on_listening([addresses.as_slice(), &tls_addresses].concat());
     let keys = own_keys(&config, &store).await?;
-    let cache = open_cache(&config, &keys, &store, (upstreams.clone(), &metrics));
+    let cache = open_cache(&config, (&keys, &shares), &store, (upstreams.clone(), &metrics));
     let push = open_push(&config, &keys, (&store, &cache), upstreams.clone(), &metrics);
     let public_keys = PublicKeys::new(keys.public());
     let keeper = tls.as_ref().map(|tls| tls::Keeper::new(&tls.identity, &store, &config));
@@ -123,7 +124,7 @@ pub async fn run(
     let secured = tls.as_ref().and_then(tls::Tls::shown);
     let announcer = announce::start(&config, (&addresses, &tls_addresses), &keys, secured.as_ref());
     let keeper = keeper.map(|keeper| keeper.following(announcer.as_ref().map(Announcer::name)));
-    let crowd = Crowd::default();
+    let crowd = Crowd::new(shares.connections_max);
     let address = addresses.first().or(tls_addresses.first()).copied();
     let watched = Watched { address, crowd: crowd.clone(), store: store.clone() };
     let tls_listeners = tls.map(|tls| tls.listeners).unwrap_or_default();
@@ -205,13 +206,15 @@ fn signer_of_fetched(sign: Sign, keys: &OwnKeys) -> Option<SecretKey> {
 /// The read side, which reads what is stored again from time to time.
 fn open_cache(
     config: &Config,
-    keys: &OwnKeys,
+    (keys, shares): (&OwnKeys, &Shares),
     store: &Store,
     (upstreams, metrics): (Vec<Upstream>, &Metrics),
 ) -> Cache {
     let cache_config = cache::Config {
         compression_level: compression_level(config),
-        codec_memory_bytes: CODEC_MEMORY_BYTES,
+        codec_memory_bytes: shares.codec_bytes,
+        unpack_bytes_max: shares.unpack_bytes_max,
+        kernel: Kernel::default(),
         store_dir: config.store_dir.clone(),
         own_keys: keys.public(),
         signer: signer_of_fetched(config.push.sign, keys),

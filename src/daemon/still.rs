@@ -3,6 +3,7 @@
 
 use anyhow::Context;
 
+use super::room::Shares;
 use super::{
     CACHE_CLOSE_WAIT, OwnKeys, STORE_CLOSE_WAIT, folder, open_push, open_upstreams, within,
 };
@@ -10,6 +11,7 @@ use super::{compression_level, key, signer_of_fetched};
 use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::pressure::Kernel;
 use crate::push::Push;
 use crate::store::{self, Store};
 
@@ -34,9 +36,12 @@ impl Still {
             anyhow::bail!("the store cannot be opened: {reason}");
         }
         let keys = OwnKeys::read(&config.state_dir)?;
+        let shares = Shares::here();
         let cache_config = cache::Config {
             compression_level: compression_level(config),
-            codec_memory_bytes: super::CODEC_MEMORY_BYTES,
+            codec_memory_bytes: shares.codec_bytes,
+            unpack_bytes_max: shares.unpack_bytes_max,
+            kernel: Kernel::default(),
             store_dir: config.store_dir.clone(),
             own_keys: keys.public(),
             signer: signer_of_fetched(config.push.sign, &keys),

@@ -1,6 +1,7 @@
 //! `POST /scrub[?repair=true]` on the admin socket, which takes long, and `GET /scrub`.
 
 use std::error::Error as _;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use tracing::info;
 use super::admin::done;
 use super::long::{Teller, going};
 use super::reply::Reply;
-use crate::cache::{Cache, ScrubError, ScrubIs, ScrubProgress, ScrubState};
+use crate::cache::{Cache, ScrubError, ScrubIs, ScrubProgress, ScrubState, Unrepaired};
 
 /// The scrub in status and commands. Names and units are a contract.
 #[derive(Debug, Clone, Serialize)]
@@ -20,17 +21,40 @@ pub(super) struct ScrubStatus {
     pub(super) last_done_s: Option<u64>,
     pub(super) found: u64,
     pub(super) repaired: u64,
+    /// NARs that were withdrawn for their bytes and are not here again, ...
+    pub(super) unrepaired: u64,
+    /// ... and some of them by their names.
+    pub(super) unrepaired_paths: Vec<UnrepairedPath>,
+}
+
+/// A path whose NAR was withdrawn and could not be had again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct UnrepairedPath {
+    pub(super) name: String,
+    pub(super) since_s: u64,
 }
 
 impl From<ScrubState> for ScrubStatus {
     fn from(state: ScrubState) -> Self {
-        let ScrubState { is, checked_bytes, of_bytes, last_done_s, found, repaired } = state;
+        let ScrubState { is, checked_bytes, of_bytes, last_done_s, found, repaired, .. } = state;
+        let Unrepaired { count, named } = state.unrepaired;
+        let path =
+            |(name, since): (String, Duration)| UnrepairedPath { name, since_s: since.as_secs() };
         let state = match is {
             ScrubIs::Idle => "idle",
             ScrubIs::Running => "running",
             ScrubIs::Off => "off",
         };
-        Self { state, checked_bytes, of_bytes, last_done_s, found, repaired }
+        Self {
+            state,
+            checked_bytes,
+            of_bytes,
+            last_done_s,
+            found,
+            repaired,
+            unrepaired: count,
+            unrepaired_paths: named.into_iter().map(path).collect(),
+        }
     }
 }
 

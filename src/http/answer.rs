@@ -16,7 +16,7 @@ use super::appliance::Appliance;
 use super::body::Body;
 use super::clients::Nar;
 use super::front::Front;
-use super::history::Sample;
+use super::history::{Sample, float};
 use super::host_rule;
 use super::ledger::{Ledger, now_s};
 use super::machine::Machines;
@@ -264,6 +264,16 @@ impl Desk {
         metrics.temperature_celsius.set(machine.temperature_c.map(f64::from));
         metrics.throttled.set(machine.throttled.map(|is| f64::from(u8::from(is))));
         metrics.under_voltage.set(machine.under_voltage.map(|is| f64::from(u8::from(is))));
+        let memory = &status.host.memory;
+        metrics.memory_room_bytes.set(memory.room_bytes.map(float));
+        metrics.memory_short.set(i64::from(memory.short_since_s.is_some()));
+        let scrub = &status.scrub;
+        metrics.scrub_checked_bytes.set(gauge(scrub.checked_bytes));
+        metrics.scrub_size_bytes.set(gauge(scrub.of_bytes));
+        metrics.scrub_age_seconds.set(scrub.last_done_s.map(float));
+        metrics.scrub_found.set(gauge(scrub.found));
+        metrics.scrub_repaired.set(gauge(scrub.repaired));
+        metrics.scrub_unrepaired.set(gauge(scrub.unrepaired));
         for (upstream, health) in self.site.cache.upstreams() {
             let up = i64::from(health.state == HealthState::Up);
             metrics.upstream_up.get_or_create(&UpstreamLabel { upstream }).set(up);

@@ -62,7 +62,7 @@ use answer::Desk;
 use lan::Lan;
 use server::{Door, Limits, Server};
 
-pub use server::Crowd;
+pub use server::{CONNECTIONS_MAX, Crowd};
 use tls::Identity;
 
 /// What the server needs to know of itself; put together by the daemon.
@@ -137,7 +137,7 @@ pub async fn serve(
         let desk = Arc::clone(&answering);
         async move { desk.answer(request, ends).await }
     };
-    let limits = Limits { crowd: listeners.crowd, ..Limits::default() };
+    let limits = Limits::of(listeners.crowd);
     let watching = desk.watch(stop.clone());
     let mut serving = pin!(Server::new(lan, limits, answer, stop).run(doors));
     tokio::select! {

@@ -32,11 +32,11 @@ use super::stall::Stalling;
 
 /// Connections at once, over all listeners: 20 Nix clients with their 25 each. The rest waits in
 /// the kernel's queue. Half of the 1024 files that a process may open by default.
-const CONNECTIONS_MAX: usize = 512;
+pub const CONNECTIONS_MAX: usize = 512;
 
-/// Connections of one peer at once: ten Nix processes side by side, and half of all remains for the
-/// other machines of the house.
-const CONNECTIONS_A_PEER_MAX: usize = 256;
+/// Connections of one peer at once: ten Nix processes side by side where there are all of them, and half
+/// remains for the other machines of the house.
+const PEER_PART: usize = 2;
 
 /// How long a connection may be idle, the head of its next request included. Clients use theirs
 /// again for up to 118 s, and old ones cannot repeat an upload whose connection was closed.
@@ -67,6 +67,10 @@ const ACCEPT_WAIT_MIN: Duration = Duration::from_millis(10);
 /// Longest wait: it doubles up to here, where one more try a second costs nothing.
 const ACCEPT_WAIT_MAX: Duration = Duration::from_secs(1);
 
+/// A connection, with TLS or without: HTTP/1.1 is in the program once for both.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
 /// The two ends of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ends {
@@ -86,7 +90,10 @@ pub(super) struct Door {
 
 /// The places of connections, shared with whoever wants to know whether one is left.
 #[derive(Debug, Clone)]
-pub struct Crowd(Arc<Semaphore>);
+pub struct Crowd {
+    places: Arc<Semaphore>,
+    connections_max: usize,
+}
 
 impl Default for Crowd {
     fn default() -> Self {
@@ -95,13 +102,14 @@ impl Default for Crowd {
 }
 
 impl Crowd {
-    pub(super) fn new(connections_max: usize) -> Self {
-        Self(Arc::new(Semaphore::new(connections_max)))
+    /// Of at most so many.
+    pub fn new(connections_max: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(connections_max)), connections_max }
     }
 
     /// Whether nobody is accepted until somebody leaves.
     pub fn is_full(&self) -> bool {
-        self.0.available_permits() == 0
+        self.places.available_permits() == 0
     }
 }
 
@@ -117,11 +125,19 @@ pub(super) struct Limits {
     pub(super) drain_max: Duration,
 }
 
+impl Limits {
+    /// The usual ones, for so many connections.
+    pub(super) fn of(crowd: Crowd) -> Self {
+        let connections_a_peer_max = crowd.connections_max / PEER_PART;
+        Self { crowd, connections_a_peer_max, ..Self::default() }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections_a_peer_max: CONNECTIONS_MAX / PEER_PART,
             crowd: Crowd::default(),
-            connections_a_peer_max: CONNECTIONS_A_PEER_MAX,
             handshake_max: HANDSHAKE_MAX,
             idle_max: IDLE_MAX,
             stall_max: STALL_MAX,
@@ -220,7 +236,7 @@ where
         &self,
         listener: &TcpListener,
     ) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-        let permit = Arc::clone(&self.limits.crowd.0).acquire_owned().await;
+        let permit = Arc::clone(&self.limits.crowd.places).acquire_owned().await;
         let permit = permit.expect("nobody closes this semaphore");
         let (stream, peer) = listener.accept().await?;
         Ok((stream, peer, permit))
@@ -250,7 +266,7 @@ where
         match (prepared, tls) {
             (Ok(local), None) => {
                 let ends = Ends { peer, local, is_tls: false };
-                self.talk(stream, ends, &place).await;
+                self.talk(Box::new(stream), ends, &place).await;
             }
             (Ok(local), Some(tls)) => {
                 if let Some(stream) = self.shake_hands(stream, &tls, peer).await {
@@ -289,10 +305,7 @@ where
     }
 
     /// HTTP/1.1 over any stream, until the client leaves, breaks a bound, or we stop.
-    async fn talk<S>(self: Arc<Self>, stream: S, ends: Ends, place: &Place)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
-    {
+    async fn talk(self: Arc<Self>, stream: Box<dyn Wire>, ends: Ends, place: &Place) {
         let stream = TokioIo::new(Stalling::new(stream, self.limits.stall_max));
         let service = service_fn(async |request| {
             turn(place).await;
@@ -317,10 +330,12 @@ where
     }
 
     /// HTTP/2, likewise.
-    async fn talk_h2<S>(self: Arc<Self>, stream: S, ends: Ends, place: Arc<Place>)
-    where
-        S: AsyncRead + AsyncWrite + Unpin + Send,
-    {
+    async fn talk_h2(
+        self: Arc<Self>,
+        stream: Box<TlsStream<TcpStream>>,
+        ends: Ends,
+        place: Arc<Place>,
+    ) {
         let Limits { idle_max, stall_max, .. } = self.limits;
         let stream = TokioIo::new(Stalling::new(stream, stall_max));
         let activity = Arc::<Activity>::default();

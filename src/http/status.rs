@@ -12,7 +12,8 @@ use super::history::Tally;
 use super::ledger::Ledger;
 use super::machine::Machine;
 use super::troubles::{Trouble, troubles};
-use crate::cache::{Health, HealthState, StoreState};
+use super::words::beside;
+use crate::cache::{Health, HealthState, MemoryState, StoreState};
 use crate::pinned::CaFingerprint;
 use crate::push::{TargetState, TargetStatus};
 
@@ -109,6 +110,13 @@ pub(super) struct Target {
     pub(super) retry_in_s: Option<u64>,
 }
 
+impl Target {
+    /// The last trouble, for people who see the URL beside it.
+    pub(super) fn error(&self) -> Option<String> {
+        Some(beside(self.last_error.as_ref()?, &self.url))
+    }
+}
+
 /// One upstream.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct UpstreamStatus {
@@ -121,11 +129,20 @@ pub(super) struct UpstreamStatus {
     pub(super) latency_ms: Option<u64>,
 }
 
+impl UpstreamStatus {
+    /// The last trouble, for people who see the URL beside it.
+    pub(super) fn error(&self) -> Option<String> {
+        Some(beside(self.last_error.as_ref()?, &self.url))
+    }
+}
+
 /// The machine.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct HostStatus {
     #[serde(flatten)]
     pub(super) machine: Machine,
+    #[serde(flatten)]
+    pub(super) memory: MemoryStatus,
     pub(super) disk_free_bytes: u64,
     /// By the machine's clock, in UTC.
     pub(super) time: String,
@@ -133,6 +150,24 @@ pub(super) struct HostStatus {
     pub(super) clock_sane: bool,
     /// By what upstreams said over TLS, negative when it is ahead; null while none said it.
     pub(super) clock_behind_s: Option<i64>,
+}
+
+/// What memory there is for this process.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(super) struct MemoryStatus {
+    /// What it may take of the machine's; not known everywhere.
+    #[serde(rename = "memory_room_bytes")]
+    pub(super) room_bytes: Option<u64>,
+    /// For how long it has been short.
+    #[serde(rename = "memory_short_since_s")]
+    pub(super) short_since_s: Option<u64>,
+}
+
+impl From<MemoryState> for MemoryStatus {
+    fn from(state: MemoryState) -> Self {
+        let short_since_s = state.short_for.map(|short_for| short_for.as_secs());
+        Self { room_bytes: state.room_bytes, short_since_s }
+    }
 }
 
 /// Where a status comes from.
@@ -193,6 +228,7 @@ impl Status {
             queue: queue(targets),
             host: HostStatus {
                 machine,
+                memory: site.cache.memory_state().into(),
                 disk_free_bytes: figures.disk_free_bytes,
                 time: utc(now_s),
                 clock_sane: is_sane(now_s),
@@ -324,6 +360,8 @@ pub(super) mod tests {
                 last_done_s: None,
                 found: 0,
                 repaired: 0,
+                unrepaired: 0,
+                unrepaired_paths: Vec::new(),
             },
             traffic: Traffic {
                 counters: tally(1536),
@@ -343,6 +381,7 @@ pub(super) mod tests {
             }],
             host: HostStatus {
                 machine: Machine::default(),
+                memory: MemoryStatus::default(),
                 disk_free_bytes: 1 << 40,
                 time: "2026-11-21T13:00:00Z".into(),
                 clock_sane: true,
@@ -435,14 +474,15 @@ pub(super) mod tests {
             r#""budget_bytes":214748364800,"used_bytes":3221225472,"narinfos":12,"nars":7,"#,
             r#""pinned_bytes":0,"pins":0,"written_bytes":4294967296,"days_to_full":null,"corrupt":0},"#,
             r#""scrub":{"state":"idle","checked_bytes":0,"of_bytes":4,"last_done_s":null,"#,
-            r#""found":0,"repaired":0},"#,
+            r#""found":0,"repaired":0,"unrepaired":0,"unrepaired_paths":[]},"#,
             r#""traffic":{"hits":1,"misses":2,"absent":3,"served_bytes":1048576,"#,
             r#""fetched_bytes":10,"since":"2026-11-21T13:00:00Z","today":TALLY,"week":TALLY,"#,
             r#""ever":TALLY},"queue":{"waiting":0,"waiting_bytes":0,"oldest_s":null,"stopped":[],"#,
             r#""targets":[]},"upstreams":[{"url":"https://cache.example","state":"down","#,
             r#""since_s":5,"push":false,"last_error":"<refused>","latency_ms":12}],"host":{"#,
             r#""temperature_c":null,"throttled":null,"under_voltage":null,"#,
-            r#""under_voltage_since_boot":null,"memory_bytes":null,"disk_free_bytes":1099511627776,"#,
+            r#""under_voltage_since_boot":null,"memory_bytes":null,"memory_room_bytes":null,"#,
+            r#""memory_short_since_s":null,"disk_free_bytes":1099511627776,"#,
             r#""time":"2026-11-21T13:00:00Z","clock_sane":true,"clock_behind_s":-1},"tls":null,"appliance":null}"#,
         );
         let expected = expected.replace("TALLY", tally);

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::admin_scrub::ScrubStatus;
 use super::status::{HostStatus, Status, StoreStatus, UpstreamStatus};
 use super::words::{bytes, span};
 
@@ -16,6 +17,9 @@ const CLOCK_OFF_MAX_S: u64 = 5 * 60;
 
 /// What waits may take half of the budget; at four tenths somebody should know.
 const WAITING_TENTHS: u64 = 4;
+
+/// Paths that one sentence names.
+const NAMED_MAX: usize = 3;
 
 /// Something that is not well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,6 +67,7 @@ pub(super) fn troubles(status: &Status) -> Vec<Trouble> {
     let appliance = appliance.map(|what| trouble(what.clone(), None, what));
     let refusing = status.upstreams.iter().filter(|it| it.state == "refusing").map(refusing);
     let mut all: Vec<Trouble> = degraded.chain(of_store(&status.store)).collect();
+    all.extend(of_scrub(&status.scrub));
     all.extend(offline.chain(refusing).chain(renamed).chain(of_queue(status)));
     all.extend(disk(status).into_iter().chain(appliance).chain(of_host(status)));
     all
@@ -77,8 +82,22 @@ fn of_store(store: &StoreStatus) -> Option<Trouble> {
     (store.corrupt > 0).then(|| trouble("corrupt", None, what))
 }
 
+/// What was lost to the disk and nobody has now.
+fn of_scrub(scrub: &ScrubStatus) -> Option<Trouble> {
+    let named = scrub.unrepaired_paths.iter().take(NAMED_MAX).map(|path| path.name.as_str());
+    let names = named.collect::<Vec<_>>().join(", ");
+    let left = scrub.unrepaired.saturating_sub(u64::try_from(NAMED_MAX).unwrap_or(u64::MAX));
+    let more = if left > 0 { format!(" and {left} more") } else { String::new() };
+    let what = format!(
+        "The disk lost what no upstream has now: {names}{more}. Build and push it again, or see to the \
+         upstream that had it."
+    );
+    let since_s = scrub.unrepaired_paths.iter().map(|path| path.since_s).max();
+    (scrub.unrepaired > 0).then(|| trouble("unrepaired", since_s, what))
+}
+
 fn refusing(upstream: &UpstreamStatus) -> Trouble {
-    let why = upstream.last_error.as_deref().unwrap_or("no reason is known");
+    let why = upstream.error().unwrap_or_else(|| "no reason is known".to_owned());
     let what = format!("{} refuses us: {why}", upstream.url);
     trouble(format!("refusing {}", upstream.url), Some(upstream.since_s), what)
 }
@@ -86,7 +105,7 @@ fn refusing(upstream: &UpstreamStatus) -> Trouble {
 fn of_queue(status: &Status) -> impl Iterator<Item = Trouble> {
     let stopped = status.queue.targets.iter().filter(|target| target.state == "stopped");
     let stopped = stopped.map(|target| {
-        let why = target.last_error.as_deref().unwrap_or("no reason is known");
+        let why = target.error().unwrap_or_else(|| "no reason is known".to_owned());
         let what =
             format!("{} does not take what the house builds, it waits here: {why}", target.url);
         trouble(format!("stopped {}", target.url), None, what)
@@ -146,7 +165,13 @@ fn of_host(status: &Status) -> impl Iterator<Item = Trouble> {
                     the network time, or set it.";
         trouble("clock", None, what)
     });
-    clock.into_iter().chain(off).chain(voltage).chain(was_low).chain(throttled)
+    let short_since_s = status.host.memory.short_since_s;
+    let memory = short_since_s.map(|since_s| {
+        let what = "The machine's memory runs short, so less is unpacked at once and NARs with large \
+                    windows are left to other caches: see what else runs there.";
+        trouble("memory", Some(since_s), what)
+    });
+    clock.into_iter().chain(off).chain(memory).chain(voltage).chain(was_low).chain(throttled)
 }
 
 /// A clock that can be right, and is not what upstreams say.
@@ -163,6 +188,7 @@ fn clock_off(host: &HostStatus) -> Option<Trouble> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::admin_scrub::UnrepairedPath;
     use super::super::appliance::Appliance;
     use super::super::status::tests::{status, target};
     use super::*;
@@ -200,6 +226,22 @@ mod tests {
         check(off(7200), &[("is 2 h 0 min behind what", None)]);
         check(off(-7200), &[("is 2 h 0 min ahead of what", None)]);
         check(off(300), &[]);
+        check(|it| it.host.memory.short_since_s = Some(7), &[("memory runs short", Some(7))]);
+        let lost = |name: &str, since_s| UnrepairedPath { name: name.into(), since_s };
+        check(
+            |it| {
+                it.scrub.unrepaired = 1;
+                it.scrub.unrepaired_paths = vec![lost("a-1", 60)];
+            },
+            &[("no upstream has now: a-1. Build", Some(60))],
+        );
+        check(
+            |it| {
+                it.scrub.unrepaired = 70;
+                it.scrub.unrepaired_paths = ["a", "b", "c", "d"].map(|it| lost(it, 5)).to_vec();
+            },
+            &[("now: a, b, c and 67 more. Build", Some(5))],
+        );
         check(|it| it.host.machine.throttled = Some(true), &[("held back", None)]);
         check(
             |it| {
@@ -229,13 +271,13 @@ mod tests {
                 it.queue.targets = vec![super::super::status::Target {
                     state: "stopped",
                     lost: 3,
-                    last_error: Some("403".into()),
+                    last_error: Some("put nar/x of s3://nix-cache: 403".into()),
                     ..target()
                 }];
                 it.queue.waiting_bytes = 100 << 30;
             },
             &[
-                ("it waits here: 403", None),
+                ("it waits here: put nar/x: 403", None),
                 ("3 objects", None),
                 ("100.0 GiB of the 200.0 GiB", None),
             ],

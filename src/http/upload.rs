@@ -161,6 +161,8 @@ async fn take(
     }
     // Before the body: a client that waits for `100 Continue` need not send it.
     push.check_open().map_err(Refusal::Upload)?;
+    let len = upload.len.unwrap_or(0);
+    let _place = push.document_place(len).await.map_err(Refusal::Upload)?;
     let taken = match object {
         Some(Object::CacheInfo) => push.cache_info(&upload.small(CACHE_INFO_LEN_MAX).await?),
         Some(Object::Narinfo(key)) => {

@@ -2,6 +2,11 @@
 
 use crate::units::ByteSize;
 
+/// What went wrong at this URL, beside which it is shown: without the URL.
+pub(super) fn beside(error: &str, url: &str) -> String {
+    error.replace(&format!(" of {url}"), "")
+}
+
 /// `3.0 GiB`.
 pub(super) fn bytes(count: u64) -> String {
     ByteSize(count).to_string()

@@ -8,7 +8,7 @@ use tracing::{debug, info};
 
 use super::others::{Found, Said};
 use super::{Inner, Push, Refusal, now_s};
-use crate::nix::{Compression, NarInfo, NarName, Signature, StorePathHash, UploadName};
+use crate::nix::{Compression, NarInfo, NarName, Signature, StorePath, StorePathHash, UploadName};
 use crate::store::{self, Acceptance, Alias, HeldNar, Origin, StoredNarInfo};
 
 /// How long the other upstreams are waited for when a narinfo is put: with hundreds of paths in
@@ -77,7 +77,7 @@ impl Push {
         let known = inner.store.lookup(key).await?;
         if let Some((stored, Some(_))) = &known {
             if !is_same(&stored.narinfo, &bound.narinfo) {
-                inner.drop_differing(key, "here");
+                inner.drop_differing(&bound.narinfo.store_path, "here");
                 return Ok(());
             }
             if has_all(stored, &bound) {
@@ -86,7 +86,7 @@ impl Push {
         }
         let (stored, is_queued) = match inner.judge(&bound, &known).await {
             Verdict::Dropped => {
-                inner.drop_differing(key, "upstream");
+                inner.drop_differing(&bound.narinfo.store_path, "upstream");
                 return Ok(());
             }
             Verdict::Ours { signatures, is_signed } => {
@@ -160,9 +160,13 @@ impl Inner {
         self.upstreams().targets.iter().map(|target| target.url().to_string()).collect()
     }
 
-    fn drop_differing(&self, key: StorePathHash, place: &'static str) {
+    fn drop_differing(&self, path: &StorePath, place: &'static str) {
         self.metrics.push_differs.inc();
-        info!(%key, place, "a push was dropped, the path is known with another NAR");
+        // No target gets it.
+        for desk in &self.upstreams().desks {
+            desk.differs(path.base_name().to_owned());
+        }
+        info!(%path, place, "a push was dropped, the path is known with another NAR");
     }
 
     /// Finds the NAR that a narinfo names and holds every line of it to what came.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::{debug, info};
 
@@ -20,6 +20,12 @@ use crate::units::ByteSize;
 /// Uploads at once: a client sends as many as it has processors, the newest up to 25. Each holds a
 /// connection's buffers and some rows; the memory of codecs is bounded apart.
 const UPLOADS_MAX: usize = 16;
+
+/// Large documents that are taken at once: each may have 16 MiB, and as many again while it is unwrapped.
+const DOCUMENTS_MAX: usize = 2;
+
+/// Below this a document is nothing beside the buffers of its connection.
+const DOCUMENT_FROM_LEN: u64 = 64 << 10;
 
 /// How long an upload waits for a place. A refusal ends the whole copy, so long; but with the wait
 /// for memory it stays below the 300 s after which Nix gives a silent server up.
@@ -42,12 +48,17 @@ const DECODED_FACTOR: u64 = 1000;
 /// The uploads under way: bounds of number and bytes.
 pub(super) struct Uploads {
     places: Arc<Semaphore>,
+    documents: Semaphore,
     under_way_bytes: Arc<AtomicU64>,
 }
 
 impl Default for Uploads {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(UPLOADS_MAX)), under_way_bytes: Arc::default() }
+        Self {
+            places: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            documents: Semaphore::new(DOCUMENTS_MAX),
+            under_way_bytes: Arc::default(),
+        }
     }
 }
 
@@ -128,6 +139,18 @@ impl Push {
             _under_way: under_way,
             _place: place,
         })))
+    }
+
+    /// The place of a document of this length, which lasts until it is taken; a short one needs none.
+    pub async fn document_place(
+        &self,
+        len_bytes: u64,
+    ) -> Result<Option<SemaphorePermit<'_>>, Refusal> {
+        if len_bytes < DOCUMENT_FROM_LEN {
+            return Ok(None);
+        }
+        let place = timeout(PLACE_WAIT, self.inner.uploads.documents.acquire()).await;
+        place.map_err(|_| Refusal::Busy)?.map(Some).map_err(|_| Refusal::Busy)
     }
 
     fn check_room(&self, wanted_bytes: u64) -> Result<(), Refusal> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use redb::WriteTransaction;
 
 use super::accepts::PushOp;
@@ -21,7 +22,8 @@ use super::tables::{FILE_HASH, Fault, LISTING, META, NAR, NAR_HASH, NAR_USE, SEG
 use super::writer::{Durable, SegmentState, Writer, write_txn};
 use super::{Error, Finished, Origin, lock};
 
-/// A group is committed at so many bytes of rows: what a power cut may cost.
+/// A group is committed at so many bytes of rows, which a power cut may cost, and of listings, which
+/// wait in memory.
 const GROUP_BYTES_MAX: u64 = 64 << 20;
 
 /// A group is committed at so many NARs: their records are in memory only.
@@ -88,6 +90,9 @@ impl Writer {
             return Ok(());
         }
         let entry = self.entry(&fill, &finished)?;
+        // Its listing waits in memory with the record.
+        let listing_len = entry.listing.as_ref().map_or(0, Bytes::len);
+        self.group_bytes += u64::try_from(listing_len).unwrap_or(u64::MAX);
         lock(&self.session.overlay).nars.insert(finished.nar_hash, entry.clone());
         lock(&self.session.fills).remove(&fill.id);
         self.group.push(entry.clone());

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::made::Made;
 use crate::world::closure::hash_of;
+use crate::world::s3::{Kind, S3Server};
 use crate::world::{Closure, Fault, NixClient, Release, Settings, until};
 use crate::{Lab, SOON, begin, command_of, hash, run};
 
@@ -122,5 +123,39 @@ async fn takes_what_nix_path_info_prints() {
         let narinfo = second.parsed_narinfo(&format!("/{}.narinfo", hash_of(path))).await.unwrap();
         let head = second.client().head(&format!("/{}", narinfo.url)).await;
         assert_eq!(head.status, 200, "{path} is not held");
+    }
+}
+
+/// A bucket as the house has it, asked with the credentials of the guide.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closure_in_minio_is_pinned_and_fetched_ahead_and_stays_without_it() {
+    let Some(closure) = Closure::get() else { return };
+    let Some(mut minio) = S3Server::start(Kind::Minio).await else { return };
+    minio.upload(&closure.cache("xz"));
+    minio.mc(&["anonymous", "set", "none", "s3/nix-cache"]);
+    let (url, table) = (minio.url("nixbuilder"), minio.table("nixbuilder"));
+    let settings = || Settings::new().upstream_with(&url, &closure.public_key, &table);
+    let (pinning, ahead) = (settings().start().await, settings().start().await);
+    pinning.ready().await;
+    ahead.ready().await;
+    let pinned = run(command_of(&pinning, &["pin", "--name", "top", &closure.top]), "").await;
+    let pinned = pinned.well();
+    assert!(
+        pinned.starts_with(&format!("pinned top: {} paths, ", closure.paths.len())),
+        "{pinned}"
+    );
+    let fetching = command_of(&ahead, &["prefetch", "--json", &closure.top]);
+    let done = run(fetching, "").await.json();
+    assert_eq!(done["paths"].as_u64().unwrap(), closure.paths.len() as u64, "{done}");
+    let pins = run(command_of(&pinning, &["pins", "--json"]), "").await.json()["pins"].clone();
+    assert_eq!((&pins[0]["state"], &pins[0]["missing"]), (&"holds".into(), &0.into()), "{pins}");
+    minio.kill();
+    for snowberry in [&pinning, &ahead] {
+        for path in &closure.paths {
+            let narinfo = format!("/{}.narinfo", hash_of(path));
+            let narinfo = snowberry.parsed_narinfo(&narinfo).await.unwrap();
+            let head = snowberry.client().head(&format!("/{}", narinfo.url)).await;
+            assert_eq!(head.status, 200, "{path} is not held");
+        }
     }
 }

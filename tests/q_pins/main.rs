@@ -24,8 +24,10 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use made::{Made, MadeCache};
 use serde_json::Value;
+use snowberry::push::tokens::Tokens;
 use tokio::task::JoinHandle;
 use world::{Scripted, Settings, Snowberry, until};
 
@@ -113,6 +115,15 @@ impl Lab {
             self.cache.add(&other);
             self.fetch(&other).await;
         }
+    }
+
+    /// What a builder shows to be let in.
+    fn token(&self) -> String {
+        let tokens = Tokens::new(self.snowberry.state().join("tokens"));
+        let name = format!("builder-{}", tokens.list().unwrap().len());
+        let seed = u8::try_from(tokens.list().unwrap().len()).unwrap();
+        let token = tokens.add(&name, [seed; 20], 0).unwrap();
+        format!("Basic {}", STANDARD.encode(format!("any:{token}")))
     }
 
     async fn pins(&self) -> Value {

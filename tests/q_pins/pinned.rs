@@ -1,6 +1,7 @@
 //! What is pinned stays, whatever else comes; a pin is there whole or as it was before.
 
 use snowberry::nix::Compression;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::made::Made;
 use crate::world::{Fault, until};
@@ -62,6 +63,69 @@ async fn what_does_not_fit_is_refused_with_figures_before_anything_is_fetched() 
     // Without --name it is called as its path is.
     lab.run(&["pin", &hash(&chain[2])]).await.well();
     assert_eq!(lab.pins().await[0]["name"], "big-c");
+}
+
+/// What goes makes room for what comes, as far as both can be here at the same time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pin_that_is_given_again_needs_room_only_for_what_is_new() {
+    let (old, new) = (chain("before", 2 << 20), chain("after", 2 << 20));
+    // Of 16 MiB at most 12.8 may be pinned: 6 and a little for each closure, 1 for the other.
+    let other = Made::noise("other", 1 << 20);
+    let huge = chain("huge", 4 << 20);
+    let all = old.iter().chain(&new).chain(&huge).chain([&other]);
+    let lab = Lab::of(all, "16 MiB").await;
+    lab.run(&["pin", "--name", "desktop", &hash(&old[0])]).await.well();
+    lab.run(&["pin", "--name", "laptop", &hash(&other)]).await.well();
+    // Beside those two, under a name of its own, there is no room for it.
+    let beside = lab.run(&["pin", "--name", "beside", &hash(&new[0])]).await;
+    beside.badly(&["does not fit"]);
+    let told = lab.run(&["pin", "--name", "desktop", &hash(&new[0])]).await.well();
+    assert!(told.starts_with("pinned desktop: 3 paths, "), "{told}");
+    let pins = lab.pins().await;
+    assert_eq!(pins.as_array().unwrap().len(), 2, "{pins}");
+    // What would not even be here together is refused, and the pin stays as it was.
+    lab.run(&["pin", "--name", "desktop", &hash(&huge[0])]).await.badly(&["does not fit"]);
+    let root = format!("/nix/store/{}", new[0].store_path.base_name());
+    assert_eq!(lab.pins().await[0]["roots"][0], root);
+    for made in &new {
+        assert!(lab.is_held(made).await, "{} is not here", made.store_path);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_pins_leave_no_room_for_is_refused_before_its_body() {
+    let chain = chain("pinned", 3 << 20);
+    let lab = Lab::of(&chain, "16 MiB").await;
+    lab.run(&["pin", "--name", "desktop", &hash(&chain[0])]).await.well();
+    let token = lab.token();
+    let put = async |made: &Made| {
+        let body = made.file.clone();
+        let path = format!("/push/{}", made.file_url());
+        let headers = [("authorization", token.as_str())];
+        lab.snowberry.client().ask(hyper::Method::PUT, &path, &headers, body.into()).await
+    };
+    let large = Made::noise("large", 6 << 20).packed(Compression::Zstd);
+    // Only the head is sent, as by a client that waits to be told to go on.
+    let mut raw = tokio::net::TcpStream::connect(lab.snowberry.address).await.unwrap();
+    let head = format!(
+        "PUT /push/{} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: {token}\r\n\
+         Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        large.file_url(),
+        large.file.len(),
+    );
+    raw.write_all(head.as_bytes()).await.unwrap();
+    let mut refused = String::new();
+    tokio::time::timeout(SOON, raw.read_to_string(&mut refused)).await.unwrap().unwrap();
+    assert!(refused.starts_with("HTTP/1.1 413"), "{refused}");
+    assert!(refused.contains("that are pinned") && !refused.contains("100 Continue"), "{refused}");
+    assert_eq!(lab.snowberry.figure("store", "nars").await, 3, "nothing of it was taken");
+    let small = Made::noise("small", 1 << 20).packed(Compression::Zstd);
+    assert_eq!(put(&small).await.status, 200);
+    lab.run(&["unpin", "desktop"]).await.well();
+    assert_eq!(put(&large).await.status, 200);
+    for made in &chain {
+        lab.fetch(made).await;
+    }
 }
 
 /// Narinfos may say too little: what comes counts.

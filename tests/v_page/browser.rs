@@ -22,7 +22,7 @@ const HOSTILE: [&str; 3] = [
 ];
 
 /// What Chromium tells of the page; `None` where there is none.
-fn look(snowberry: &Snowberry, folder: &str) -> Option<Value> {
+pub(super) fn look(snowberry: &Snowberry, folder: &str) -> Option<Value> {
     let (chromium, node) = (program("chromium")?, program("node")?);
     let axe = part("axe/axe.min.js")?;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page").join(folder);
@@ -40,7 +40,7 @@ fn list(value: &Value) -> &[Value] {
 }
 
 /// What holds whatever is shown.
-fn check(told: &Value, snowberry: &Snowberry) {
+pub(super) fn check(told: &Value, snowberry: &Snowberry) {
     assert_eq!(list(&told["errors"]), &[] as &[Value], "the console is clean");
     for asked in list(&told["asked"]) {
         let asked = asked.as_str().unwrap();

@@ -16,6 +16,7 @@ mod world;
 mod browser;
 mod figures;
 mod prometheus;
+mod troubled;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -23,6 +23,8 @@ use crate::store::{self, HeldNar, ScrubMark};
 use check::Verdict;
 use pace::{Haste, Pace};
 
+pub use repair::Unrepaired;
+
 /// A round where nothing is configured to begin one: only what is withdrawn is looked after.
 const NO_ROUND: Duration = Duration::from_hours(30 * 24);
 
@@ -41,7 +43,7 @@ pub enum ScrubIs {
 }
 
 /// The scrub for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScrubState {
     /// How it is.
     pub is: ScrubIs,
@@ -55,6 +57,8 @@ pub struct ScrubState {
     pub found: u64,
     /// NARs that were withdrawn for their bytes and fetched again, ever.
     pub repaired: u64,
+    /// NARs of which that has failed so far.
+    pub unrepaired: Unrepaired,
 }
 
 /// How far a scrub has come that somebody asked for.
@@ -117,7 +121,7 @@ pub(super) struct Scrub {
     turn: Semaphore,
     /// Somebody asked for a round: the slow one leaves its turn.
     is_asked: AtomicBool,
-    repairs: repair::Repairs,
+    pub(super) repairs: repair::Repairs,
 }
 
 impl Scrub {
@@ -226,6 +230,7 @@ impl Cache {
             last_done_s: (mark.done_at_s > 0).then(|| now_s().saturating_sub(mark.done_at_s)),
             found: mark.found,
             repaired: mark.repaired,
+            unrepaired: scrub.repairs.unrepaired(),
         }
     }
 }

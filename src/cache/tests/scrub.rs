@@ -105,8 +105,16 @@ async fn what_nobody_has_is_withdrawn_and_not_promised_any_more() {
     assert_eq!((found.found, found.repaired, found.unrepaired), (1, 0, 1));
     assert_eq!(world.cache.narinfo(lost.key()).await, Outcome::Absent);
     assert!(world.whole(&lost).await.unwrap().is_none());
-    // It is not tried for ever.
+    // It is not tried for ever, but told by its name until it is here.
     assert_eq!(world.cache.inner.scrub.waiting_repairs(), 0);
+    let unrepaired = world.cache.scrub_state().unrepaired;
+    assert_eq!(unrepaired.count, 1);
+    assert!(unrepaired.named[0].0.ends_with("-lost"), "{unrepaired:?}");
+    // As when a minute has passed.
+    world.cache.inner.memory.forget_absences();
+    world.put(0, &lost);
+    world.expect_whole(&lost).await;
+    assert_eq!(world.cache.scrub_state().unrepaired, Unrepaired::default());
     world.close().await;
 }
 
@@ -119,6 +127,7 @@ async fn what_cannot_be_fetched_now_is_fetched_later() {
     world.servers[0].set(&wrong.narinfo.url, Answer::Status(503));
     let found = scrub(&world.cache, true).await;
     assert_eq!((found.found, found.repaired, found.unrepaired), (1, 0, 1));
+    assert_eq!(world.cache.scrub_state().unrepaired.count, 1);
     world.put(0, &wrong);
     // The next one has nothing to find, and this to fetch.
     let cache = &world.cache;
@@ -132,6 +141,7 @@ async fn what_cannot_be_fetched_now_is_fetched_later() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), repaired).await.unwrap();
+    assert_eq!(world.cache.scrub_state().unrepaired.count, 0);
     world.expect_whole(&wrong).await;
     world.close().await;
 }

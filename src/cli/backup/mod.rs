@@ -69,6 +69,9 @@ pub(super) struct BackupArgs {
     /// What says where an appliance has its partitions.
     #[arg(long, value_name = "FILE", default_value = LAYOUT_FILE)]
     appliance: PathBuf,
+    /// Show no progress.
+    #[arg(long, short)]
+    quiet: bool,
     /// Print what was done as JSON.
     #[arg(long)]
     json: bool,
@@ -89,6 +92,9 @@ pub(super) struct RestoreArgs {
     /// What says where an appliance has its partitions.
     #[arg(long, value_name = "FILE", default_value = LAYOUT_FILE)]
     appliance: PathBuf,
+    /// Show no progress.
+    #[arg(long, short)]
+    quiet: bool,
     /// Print what was done as JSON.
     #[arg(long)]
     json: bool,

@@ -11,12 +11,13 @@ use anyhow::Context;
 use hyper::Method;
 use hyper::body::Bytes;
 use serde_json::json;
+use tokio::runtime::Builder;
 
+use super::super::progress::{At, Progress};
 use super::super::runtime;
 use super::passphrase::{self, Asked};
 use super::state::{self, Places};
 use super::{CACHE, CONFIG, FORM, MANIFEST, RestoreArgs, SETTINGS, STATE};
-use tokio::runtime::Builder;
 
 use crate::backup::{Archive, Entry, Opener};
 use crate::cli::admin::{self, NotGiven, Reach};
@@ -60,7 +61,8 @@ pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<Ended> {
     let runtime = runtime::started(Builder::new_multi_thread().worker_threads(1))?;
     runtime::wait(&runtime, nobody_runs(&config))?;
     let passphrase = passphrase::read(args.passphrase_file.as_deref(), Asked::ForTheOneOfAFile)?;
-    let inside = verify(&args.file, &passphrase)?;
+    let mut progress = Progress::new(args.quiet);
+    let inside = verify(&args.file, &passphrase, &mut progress)?;
     let places = Places::new(&config, &args.appliance);
     let plan = plan(args, &places, &inside)?;
     daemon::make_state_dir(&config.state_dir)?;
@@ -73,10 +75,12 @@ pub(super) fn run(args: &RestoreArgs) -> anyhow::Result<Ended> {
     if inside.waiting > 0 {
         // What the configuration says now: it may have come with the backup.
         let config = args.config.load()?;
-        let taken = runtime::wait(&runtime, take(&args.file, &passphrase, &config, &mut summary));
+        let mut at = Taken { of: inside.waiting, summary: &mut summary, progress: &mut progress };
+        let taken = runtime::wait(&runtime, take(&args.file, &passphrase, &config, &mut at));
         give_to_owner(&config)?;
         taken?;
     }
+    drop(progress);
     runtime.shutdown_background();
     tell(args, &summary)
 }
@@ -104,12 +108,20 @@ fn open(file: &Path, passphrase: &str) -> anyhow::Result<Opened> {
 }
 
 /// Reads all of it to its end, which proves that it is whole.
-fn verify(file: &Path, passphrase: &str) -> anyhow::Result<Inside> {
+fn verify(file: &Path, passphrase: &str, progress: &mut Progress) -> anyhow::Result<Inside> {
     let act = || format!("read the backup {}", file.display());
+    let file_len = file.metadata().with_context(act)?.len();
     let mut archive = open(file, passphrase)?;
-    let mut inside = Inside::default();
+    let (mut inside, mut read) = (Inside::default(), 0_u64);
     while let Some(entry) = archive.next_entry().with_context(act)? {
         let Entry { name, len } = entry;
+        // What stands around an entry is little beside a NAR.
+        progress.at(&At {
+            what: "verifying the backup".to_owned(),
+            bytes: Some((read.min(file_len), Some(file_len))),
+            things: None,
+        });
+        read = read.saturating_add(len);
         if let Some(name) = name.strip_prefix(CACHE) {
             inside.waiting += usize::from(!name.starts_with(NARS));
             continue;
@@ -228,15 +240,34 @@ fn give_to_owner(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How far taking is, of so many paths and documents.
+struct Taken<'a> {
+    of: usize,
+    summary: &'a mut Summary,
+    progress: &'a mut Progress,
+}
+
+impl Taken<'_> {
+    fn tell(&mut self) {
+        let Summary { paths, documents, failed, .. } = &*self.summary;
+        let count = |things: usize| u64::try_from(things).unwrap_or(u64::MAX);
+        self.progress.at(&At {
+            what: "taking what waited".to_owned(),
+            bytes: None,
+            things: Some((count(paths + documents + failed.len()), Some(count(self.of)))),
+        });
+    }
+}
+
 /// Takes what waited.
 async fn take(
     file: &Path,
     passphrase: &str,
     config: &Config,
-    summary: &mut Summary,
+    at: &mut Taken<'_>,
 ) -> anyhow::Result<()> {
     let still = Still::open(config).await?;
-    let taken = take_all(file, passphrase, &still.push, summary).await;
+    let taken = take_all(file, passphrase, &still.push, at).await;
     still.close().await;
     taken
 }
@@ -245,11 +276,13 @@ async fn take_all(
     file: &Path,
     passphrase: &str,
     push: &Push,
-    summary: &mut Summary,
+    at: &mut Taken<'_>,
 ) -> anyhow::Result<()> {
     let act = || format!("read the backup {}", file.display());
     let mut archive = open(file, passphrase)?;
     while let Some(entry) = archive.next_entry().with_context(act)? {
+        at.tell();
+        let summary = &mut *at.summary;
         let Some(name) = entry.name.strip_prefix(CACHE) else { continue };
         let (name, is_nar) = match name.strip_prefix(NARS) {
             Some(name) => (name, true),

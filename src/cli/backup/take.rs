@@ -9,13 +9,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde_json::json;
+use tokio::runtime::Builder;
 
+use super::super::progress::{At, Progress};
 use super::super::runtime;
 use super::passphrase::{self, Asked};
 use super::source::Source;
 use super::state::Places;
 use super::{BackupArgs, CACHE, FORM, MANIFEST};
-use tokio::runtime::Builder;
 
 use crate::backup::{Packed, Sealer, Seeds, WORK_FACTOR};
 use crate::cli::{Ended, out};
@@ -76,7 +77,9 @@ async fn write(
     let file = BufWriter::new(file.with_context(act)?);
     let sealer = Sealer::new(file, passphrase, &seeds()?, WORK_FACTOR).with_context(act)?;
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let mut writer = Writer { packed: Packed::new(sealer), now_s, summary: Summary::default() };
+    let progress = Progress::new(args.quiet);
+    let packed = Packed::new(sealer);
+    let mut writer = Writer { packed, now_s, summary: Summary::default(), progress };
     writer.packed.file(MANIFEST, manifest(config, now_s).as_bytes(), now_s).with_context(act)?;
     for (name, content) in files {
         writer.packed.file(name, content, now_s).with_context(act)?;
@@ -114,6 +117,7 @@ struct Writer {
     packed: Output,
     now_s: u64,
     summary: Summary,
+    progress: Progress,
 }
 
 impl Writer {
@@ -144,6 +148,15 @@ impl Writer {
         Ok(())
     }
 
+    /// How many wait is not known before the last of them.
+    fn is_at(&mut self) {
+        self.progress.at(&At {
+            what: "writing what waits".to_owned(),
+            bytes: Some((self.summary.nar_bytes, None)),
+            things: Some((u64::try_from(self.summary.paths).unwrap_or(u64::MAX), None)),
+        });
+    }
+
     async fn one(
         &mut self,
         source: &Source<'_>,
@@ -167,9 +180,11 @@ impl Writer {
                         let piece = source.piece(path.nar_hash, offset).await?;
                         anyhow::ensure!(!piece.is_empty(), "a NAR changed while it was read");
                         self.packed.write_all(&piece).context(WRITE)?;
-                        offset += u64::try_from(piece.len()).unwrap_or(u64::MAX);
+                        let len = u64::try_from(piece.len()).unwrap_or(u64::MAX);
+                        offset = offset.saturating_add(len);
+                        self.summary.nar_bytes = self.summary.nar_bytes.saturating_add(len);
+                        self.is_at();
                     }
-                    self.summary.nar_bytes += path.file_size;
                 }
                 let name = format!("{CACHE}{key}.narinfo");
                 self.packed.file(&name, path.narinfo.as_bytes(), self.now_s).context(WRITE)?;

@@ -45,8 +45,8 @@ pub(super) struct ExportArgs {
     /// Print what came of it as JSON.
     #[arg(long)]
     json: bool,
-    /// Say nothing of how far it is.
-    #[arg(long)]
+    /// Show no progress.
+    #[arg(long, short)]
     quiet: bool,
     #[command(flatten)]
     config: ConfigArgs,

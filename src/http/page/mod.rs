@@ -7,11 +7,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
+use super::admin_scrub::{ScrubStatus, UnrepairedPath};
 use super::appliance::Appliance;
 use super::clients::ClientsShown;
 use super::history::Tally;
 use super::host_rule;
-use super::status::{Status, UpstreamStatus};
+use super::status::{MemoryStatus, Status, UpstreamStatus};
 use super::words::{bytes, count, span};
 use crate::pinned::CaFingerprint;
 
@@ -54,6 +55,9 @@ struct Page<'a> {
     used: String,
     budget: String,
     full: String,
+    checked: String,
+    found: Option<String>,
+    lost: &'a [UnrepairedPath],
     pinned: String,
     written: String,
     free: String,
@@ -115,6 +119,9 @@ pub(super) fn render(view: View<'_>) -> String {
         used: bytes(status.store.used_bytes),
         budget: bytes(status.store.budget_bytes),
         full: full(status.store.days_to_full),
+        checked: checked(&status.scrub),
+        found: found(&status.scrub),
+        lost: &status.scrub.unrepaired_paths,
         pinned: bytes(status.store.pinned_bytes),
         written: bytes(status.store.written_bytes),
         free: bytes(status.host.disk_free_bytes),
@@ -160,8 +167,38 @@ fn full(days: Option<f64>) -> String {
     }
 }
 
+/// How far what is stored has been read again.
+fn checked(scrub: &ScrubStatus) -> String {
+    let ended = match scrub.last_done_s {
+        Some(last_done_s) => format!("all of it {} ago", span(last_done_s)),
+        None => "not yet all of it".to_owned(),
+    };
+    let (so_far, all) = (bytes(scrub.checked_bytes), bytes(scrub.of_bytes));
+    match scrub.state {
+        "off" => format!("only when told to, {ended}"),
+        _ if scrub.of_bytes == 0 => "nothing is stored".to_owned(),
+        "idle" if scrub.checked_bytes == 0 && scrub.last_done_s.is_some() => ended,
+        "running" => format!("{so_far} of {all}, going on; {ended}"),
+        _ => format!("{so_far} of {all}; {ended}"),
+    }
+}
+
+/// What came of it, once something did.
+fn found(scrub: &ScrubStatus) -> Option<String> {
+    let ScrubStatus { found, repaired, unrepaired, .. } = scrub;
+    let any = found + repaired + unrepaired > 0;
+    any.then(|| match unrepaired {
+        0 => format!("{found} NARs, {repaired} fetched again"),
+        lost => format!("{found} NARs, {repaired} fetched again, {lost} not to be had"),
+    })
+}
+
 fn upstream(it: &UpstreamStatus) -> String {
-    let latency = it.latency_ms.map(|ms| format!(", answers in {ms} ms")).unwrap_or_default();
+    let latency = match it.latency_ms {
+        None => String::new(),
+        Some(0) => ", answers within a millisecond".to_owned(),
+        Some(ms) => format!(", answers in {ms} ms"),
+    };
     let pushed = if it.push { ", gets what the house builds" } else { "" };
     format!("for {}{latency}{pushed}", span(it.since_s))
 }
@@ -179,12 +216,21 @@ fn machine(status: &Status) -> Vec<(&'static str, String)> {
         ("temperature", found.temperature_c.map(|it| format!("{it:.0} \u{b0}C"))),
         ("voltage", voltage.map(str::to_owned)),
         ("held back", found.throttled.map(yes)),
-        ("memory of this program", found.memory_bytes.map(bytes)),
+        ("memory of this program", found.memory_bytes.map(|taken| memory(taken, &host.memory))),
         ("clock", Some(if host.clock_sane { host.time.clone() } else { "wrong".to_owned() })),
         ("up for", Some(span(status.uptime_s))),
         ("appliance", status.appliance.as_ref().map(Appliance::line)),
     ];
     rows.into_iter().filter_map(|(name, told)| Some((name, told?))).collect()
+}
+
+fn memory(taken_bytes: u64, memory: &MemoryStatus) -> String {
+    let taken = bytes(taken_bytes);
+    let short = if memory.short_since_s.is_some() { ", which runs short" } else { "" };
+    match memory.room_bytes {
+        Some(room_bytes) => format!("{taken} of {}{short}", bytes(room_bytes)),
+        None => format!("{taken}{short}"),
+    }
 }
 
 /// The fingerprint of our CA as people compare it.
@@ -338,6 +384,38 @@ mod tests {
             assert!(page.contains(part), "{part} is not in\n{page}");
         }
         assert!(!page.contains("<script"), "{page}");
+    }
+
+    #[test]
+    fn what_the_scrub_found_is_told_once_there_is_something() {
+        let page = render(&status(), "http://10.0.0.1");
+        assert!(page.contains("0 B of 4 B; not yet all of it") && !page.contains("found damaged"));
+        let mut ill = status();
+        ill.scrub.last_done_s = Some(86_400);
+        assert!(render(&ill, "http://10.0.0.1").contains("<td>all of it 1 d 0 h ago</td>"));
+        ill.scrub = ScrubStatus {
+            state: "running",
+            checked_bytes: 1024,
+            of_bytes: 4096,
+            found: 3,
+            repaired: 2,
+            unrepaired: 1,
+            unrepaired_paths: vec![UnrepairedPath { name: "<x>-1".into(), since_s: 60 }],
+            ..ill.scrub
+        };
+        let page = render(&ill, "http://10.0.0.1");
+        for part in [
+            "1.0 KiB of 4.0 KiB, going on; all of it 1 d 0 h ago",
+            "3 NARs, 2 fetched again, 1 not to be had",
+            "<bdi>&#60;x&#62;-1</bdi>",
+            "no upstream has now: &#60;x&#62;-1.",
+            "(for 1 min",
+        ] {
+            assert!(page.contains(part), "{part} is not in\n{page}");
+        }
+        ill.scrub.state = "off";
+        let page = render(&ill, "http://10.0.0.1");
+        assert!(page.contains("only when told to, all of it 1 d 0 h ago"), "{page}");
     }
 
     #[test]
