@@ -58,6 +58,13 @@ class Empty(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """Which is refused at first, by a machine that finds its certificate not valid yet."""
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing."""
+
+
 class Cache:
     """That cache over TLS, on this host's loopback, with a certificate that begins now."""
 
@@ -71,7 +78,7 @@ class Cache:
         )  # fmt: skip
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.certificate, folder / "key.pem")
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Empty)
+        self._server = Server(("127.0.0.1", 0), Empty)
         # The handshake is the connection's own matter, and keeps no other waiting.
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False

@@ -76,6 +76,7 @@ class Machine:
         card: Card,
         *,
         tryboot: bool = False,
+        firmware: Card | None = None,
         disks: tuple[Path, ...] = (),
         network: tuple[str, ...] = (),
         outside: bool = False,
@@ -84,15 +85,16 @@ class Machine:
         forward: str = "",
         log: Path | None = None,
     ) -> None:
-        """`network`: QEMU's options for more cards; `outside`: this host is 10.0.2.2 in there; `rtc`: what
-        the machine's own clock says, which no Pi but the 5 has; `forward`: an option of QEMU's network for what
-        it reaches all the same."""
+        """`firmware`: what is read before the system starts, where the card cannot be; `network`: QEMU's options
+        for more cards; `outside`: this host is 10.0.2.2 in there; `rtc`: what the machine's own clock
+        says, which no Pi but the 5 has; `forward`: an option of QEMU's network for what it reaches all the
+        same."""
         self._folder = TemporaryDirectory(prefix="snowberry-boot.")
         self.folder = Path(self._folder.name)
         self.log = log or self.folder / "serial.log"
         self.log.write_bytes(b"")
         self.ports = {guest: free_port() for guest in (80, 443, 22)}
-        boot = hand_over(card, tryboot)
+        boot = hand_over(firmware or card, tryboot)
         self.prefix = boot.prefix
         (self.folder / "kernel").write_bytes(boot.kernel)
         (self.folder / "initramfs").write_bytes(boot.initramfs)
