@@ -13,10 +13,12 @@ const browser = spawn(chromium, [
   '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run',
   '--disable-background-networking', '--disable-component-update', '--disable-sync',
   '--hide-scrollbars', `--user-data-dir=${profile}`, '--remote-debugging-pipe', 'about:blank',
-], { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'] });
+], { stdio: ['ignore', 'ignore', 'ignore', 'pipe', 'pipe'], detached: true });
+// All of its processes: one that is left writes into the profile while that is removed.
+const kill = () => { try { process.kill(-browser.pid, 'SIGKILL'); } catch { /* they are gone */ } };
 
 // A browser that hangs or is gone must not hang the test. Four looks take seconds on a quiet machine.
-const fail = (why) => { process.stderr.write(`${why}\n`); browser.kill('SIGKILL'); process.exit(1); };
+const fail = (why) => { process.stderr.write(`${why}\n`); kill(); process.exit(1); };
 const deadline = setTimeout(() => fail('the browser took longer than four minutes'), 240_000);
 const gone = () => fail('the browser ended by itself');
 browser.on('exit', gone);
@@ -142,7 +144,7 @@ try {
   clearTimeout(deadline);
   browser.off('exit', gone);
   const ended = new Promise((yes) => { browser.on('exit', yes); });
-  browser.kill('SIGKILL');
+  kill();
   await ended;
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+  rmSync(profile, { recursive: true, force: true, maxRetries: 20, retryDelay: 50 });
 }
