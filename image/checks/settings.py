@@ -1,11 +1,13 @@
 """Settings of the boot partition, as an owner writes them on another computer."""
 
 import json
+import random
+import re
 import subprocess
 import tempfile
 from pathlib import Path
 
-from harness.card import Card, run
+from harness.card import MIB, SECTOR_BYTES, Card, run
 from harness.machine import COMMAND_WAIT_S, SOON_S, Machine, wait_for
 
 from .kit import CARD_BYTES, Image, Report, Skipped, expect
@@ -69,6 +71,7 @@ def check_all(image: Image, report: Report) -> None:
         card = Card.flash(image.path, folder / "card.img", CARD_BYTES)
         if report.check("settings at the first start", lambda: applied(card, owner)):
             report.check("settings kept", lambda: kept(card, owner))
+            report.check("boot partition that cannot be read", lambda: unreadable(card))
             report.check("broken settings", lambda: broken(card))
 
 
@@ -139,6 +142,26 @@ def broken(card: Card) -> str:
     told = card.read("snowberry-errors.txt").decode()
     expect("line" in told or ":" in told, f"it says {told!r}")
     return f"up after {up:.0f} s; {told.strip().splitlines()[-1][:120]}"
+
+
+def unreadable(card: Card) -> str:
+    """Noise where the FAT was, by the time the system looks: up with the last settings, and it is said."""
+    damaged = card.copy(card.path.with_name("damaged.img"))
+    with damaged.path.open("r+b") as file:
+        file.seek(card.partition(1).start * SECTOR_BYTES)
+        file.write(random.Random(1).randbytes(4 * MIB))
+    with Machine(damaged, firmware=card) as machine:
+        up = machine.first_answer()
+        told = wait_for(
+            "why at /api/status",
+            SOON_S,
+            lambda: re.search("the boot partition[^\"]*", json.dumps(_appliance(machine))),
+        )
+        expect(machine.shell("uname -n").strip() == "attic", "the last settings are not there")
+        noted = machine.shell("cat /run/snowberry-boot.log")
+        expect("the boot partition cannot be had" in noted, f"the initramfs says {noted!r}")
+        machine.pull_the_plug()
+    return f"up after {up:.0f} s; {told[0][:120]}"
 
 
 def _appliance(machine: Machine) -> object:

@@ -76,25 +76,31 @@ class Machine:
         card: Card,
         *,
         tryboot: bool = False,
+        firmware: Card | None = None,
         disks: tuple[Path, ...] = (),
         network: tuple[str, ...] = (),
         outside: bool = False,
         memory_mib: int = 1024,
+        rtc: str = "",
+        forward: str = "",
         log: Path | None = None,
     ) -> None:
-        """`network`: QEMU's options for more cards; `outside`: this host is 10.0.2.2 in there."""
+        """`firmware`: what is read before the system starts, where the card cannot be; `network`: QEMU's options
+        for more cards; `outside`: this host is 10.0.2.2 in there; `rtc`: what the machine's own clock
+        says, which no Pi but the 5 has; `forward`: an option of QEMU's network for what it reaches all the
+        same."""
         self._folder = TemporaryDirectory(prefix="snowberry-boot.")
         self.folder = Path(self._folder.name)
         self.log = log or self.folder / "serial.log"
         self.log.write_bytes(b"")
         self.ports = {guest: free_port() for guest in (80, 443, 22)}
-        boot = hand_over(card, tryboot)
+        boot = hand_over(firmware or card, tryboot)
         self.prefix = boot.prefix
         (self.folder / "kernel").write_bytes(boot.kernel)
         (self.folder / "initramfs").write_bytes(boot.initramfs)
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
-            self._command(card, boot.command_line, disks, network, outside, memory_mib),
+            self._command(card, boot.command_line, disks, network, outside, memory_mib, rtc, forward),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(self.folder / "qemu.log").open("wb"),
@@ -109,6 +115,8 @@ class Machine:
         network: tuple[str, ...],
         outside: bool,
         memory_mib: int,
+        rtc: str,
+        forward: str,
     ) -> list[str]:
         # The consoles are this machine's own; the rest is what the card says.
         line = (
@@ -116,6 +124,8 @@ class Machine:
             + f" console=ttyAMA0,115200 systemd.show_status=0 systemd.wants={SHELL_UNIT_NAME}"
         )
         forwards = "".join(f",hostfwd=tcp:127.0.0.1:{host}-:{guest}" for guest, host in self.ports.items())
+        if forward:
+            forwards += f",{forward}"
         restrict = "off" if outside else "on"
         command = [
             "qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-smp", "2",
@@ -137,6 +147,8 @@ class Machine:
         for number, disk in enumerate(disks):
             command += ["-drive", f"file={disk},format=raw,if=none,id=disk{number}"]
             command += ["-device", f"virtio-blk-pci,drive=disk{number}"]
+        if rtc:
+            command += ["-rtc", f"base={rtc}"]
         unit = f"systemd.extra-unit.{SHELL_UNIT_NAME}"
         (self.folder / unit).write_text(SHELL_UNIT)
         command += ["-fw_cfg", f"name=opt/io.systemd.credentials/{unit},file={self.folder}/{unit}"]
