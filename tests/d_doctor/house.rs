@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use snowberry::pinned::CaFingerprint;
@@ -77,7 +77,10 @@ impl Laptop {
     fn examine(&self) -> Told {
         // Where anybody may run it from.
         let program = self.path("snowberry");
-        fs::copy(env!("CARGO_BIN_EXE_snowberry"), &program).unwrap();
+        // By another process: what this one has open for writing, a child that another test starts just
+        // then has too, and a program that somebody may write to is not run.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_snowberry")).arg(&program).status();
+        assert!(copied.unwrap().success());
         let mut command = self.machine.command("setpriv");
         command.args(["--reuid", USER, "--clear-groups", "env"]);
         // No Nix of the machine that runs the tests: its files are read as Nix would.

@@ -198,7 +198,12 @@ async fn a_single_user_gets_files_of_their_own() {
     // The build may lie where no other user comes.
     let program = Machine::new();
     std::fs::set_permissions(&program.root, std::fs::Permissions::from_mode(0o755)).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_snowberry"), program.path("snowberry")).unwrap();
+    // By another process: what this one has open for writing, a child that another test starts just then
+    // has too, and a program that somebody may write to is not run.
+    let copied = std::process::Command::new("cp")
+        .args([env!("CARGO_BIN_EXE_snowberry").as_ref(), program.path("snowberry").as_os_str()])
+        .status();
+    assert!(copied.unwrap().success());
     let run = |arguments: &[&str]| {
         let mut command = std::process::Command::new(&setpriv);
         command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
