@@ -13,8 +13,14 @@ from zeroconf import IPVersion, ServiceBrowser, ServiceInfo, ServiceStateChange,
 KIND = "_nix-cache._tcp.local."
 
 
+SAYING = threading.Lock()
+
+
 def say(**what):
-    print(json.dumps(what), flush=True)
+    # print() writes the end of the line on its own: two threads would share one.
+    with SAYING:
+        sys.stdout.write(json.dumps(what) + "\n")
+        sys.stdout.flush()
 
 
 def changed(zeroconf, service_type, name, state_change):
