@@ -1,6 +1,7 @@
 """The life of one card: its first start, a house that uses it, the plug, the card flashed again."""
 
 import contextlib
+import hashlib
 import json
 import random
 import re
@@ -11,17 +12,22 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import cut
 from harness.card import Card, run
 from harness.lan import PTR, A, Lan
 from harness.machine import SOON_S, Failed, Machine, wait_for
 
 from .kit import CARD_BYTES, Image, Report, Skipped, expect
-from .parts import Closure, Minio, Nix, hash_part
+from .parts import Closure, Minio, Nix, hash_part, nix32
 
 # What is written in rest may be this much a day: a card of 32 GB lasts for decades then.
 REST_MIB_A_DAY_MAX = 20
 REST_WATCHED_S = 180
 DAY_S = 86400
+# The plug is pulled so long after the pushes began.
+PULLED_AFTER_S = (5.0, 45.0)
+# Of what was pushed before earlier pulls so many are asked for after each; all of them in the end.
+OLDER_ASKED_MAX = 25
 # Something that the house builds and pushes, with a name of its own.
 EXPRESSION = """derivation {{
   name = "{name}"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
@@ -51,6 +57,10 @@ class Life:
         self.identity = ""
         self.token = ""
         self.pushed: list[str] = []
+        # The machine whose writes are noted, and the card as it was before it was switched on.
+        self.machine: Machine | None = None
+        self._before = folder / "before.img"
+        self._writes = folder / "writes.log"
 
     def house(self) -> House:
         """What is around the card, where it could be had."""
@@ -61,6 +71,31 @@ class Life:
     def power_on(self, **more: object) -> Machine:
         """The card in a machine that can reach this host."""
         return Machine(self.card, outside=True, log=self.folder / "serial.log", **more)  # type: ignore[arg-type]
+
+    def watch(self) -> Machine:
+        """The card in a machine that notes what is written."""
+        self.close()
+        self.card.copy(self._before)
+        self.machine = self.power_on(writes=self._writes)
+        return self.machine
+
+    def running(self) -> Machine:
+        """The machine of the last `watch`."""
+        assert self.machine is not None
+        return self.machine
+
+    def cut_power(self, chance: random.Random) -> cut.Cut:
+        """Ends that machine; the card keeps what it was told to keep, and some of the rest."""
+        self.close()
+        pages = cut.replay(self._writes, self._before, chance)
+        self._before.replace(self.card.path)
+        return pages
+
+    def close(self) -> None:
+        """Ends that machine, if it runs; the card has all that was written."""
+        if self.machine is not None:
+            self.machine.close()
+            self.machine = None
 
     def configure(self, machine: Machine) -> str:
         """Gives the running cache this house's bucket and a writer; the token. /etc is volatile: a
@@ -121,8 +156,10 @@ def check_all(image: Image, report: Report, pulls: int, seed: int) -> None:
 
         def pull(number: int) -> None:
             chance = random.Random(seed * 1000 + number)
-            report.check(f"plug pulled, {number + 1} of {pulls}", lambda: pulled(life, number, chance))
+            if not report.check(f"plug pulled, {number + 1} of {pulls}", lambda: pulled(life, number, chance)):
+                life.close()
 
+        stack.callback(life.close)
         for number in range(pulls):
             pull(number)
         report.check("card flashed again", lambda: flashed_again(life))
@@ -304,15 +341,17 @@ def switched_off(machine: Machine) -> str:
     return f"after {time.monotonic() - begun:.0f} s"
 
 
-def acknowledged(life: Life, machine: Machine) -> None:
-    """What was answered 200 is here, whole, though nobody else has it."""
-    for path in life.pushed:
+def acknowledged(life: Life, machine: Machine, paths: list[str]) -> None:
+    """What was answered 200 is here, to the last byte, on the card: where the bucket is not known yet
+    nobody else has it."""
+    for path in paths:
         status, body = machine.get(f"/{hash_part(path)}.narinfo")
         expect(status == 200, f"the narinfo of {path} is {status}")
-        url = re.search(r"^URL: (.+)$", body.decode(), re.M)
-        assert url is not None
-        status, _ = machine.get("/" + url[1], 120)
+        said = dict(line.split(": ", 1) for line in body.decode().splitlines())
+        status, nar = machine.get("/" + said["URL"], 120)
         expect(status == 200, f"the NAR of {path} is {status}")
+        found = nix32(hashlib.sha256(nar).digest())
+        expect(said["FileHash"] == f"sha256:{found}", f"the NAR of {path} is {found}: {said}")
 
 
 def file_system(life: Life) -> str:
@@ -329,54 +368,59 @@ def file_system(life: Life) -> str:
 
 
 def pulled(life: Life, number: int, chance: random.Random) -> str:
-    """Pushes and fills under way, the plug at a seeded moment, everything acknowledged is there."""
-    with life.power_on() as machine:
-        up = machine.first_answer()
-        expect(identity(machine) == life.identity, "another identity")
-        acknowledged(life, machine)
-        token = life.configure(machine)
-        stop = threading.Event()
+    """Pushes and fills under way, the plug at a seeded moment, everything acknowledged is there. The
+    machine runs on for the next one."""
+    if life.machine is None:
+        up_again(life, life.pushed)
+    machine = life.running()
+    token = life.configure(machine)
+    stop = threading.Event()
 
-        def load() -> None:
-            count = 0
-            while not stop.is_set():
-                try:
-                    push(life, machine, token, f"under-load-{number}-{count}", chance.randrange(1000, 300000))
-                except (AssertionError, Failed, OSError):
-                    return
-                count += 1
+    def load() -> None:
+        count = 0
+        while not stop.is_set():
+            try:
+                push(life, machine, token, f"under-load-{number}-{count}", chance.randrange(1000, 300000))
+            except (AssertionError, Failed, OSError):
+                return
+            count += 1
 
-        before = len(life.pushed)
-        worker = threading.Thread(target=load)
-        worker.start()
-        moment = chance.uniform(5.0, 45.0)
-        time.sleep(moment)
-        machine.pull_the_plug()
-        stop.set()
-        worker.join()
-    with life.power_on() as machine:
-        again = machine.first_answer()
-        expect(identity(machine) == life.identity, "another identity")
-        life.configure(machine)
-        acknowledged(life, machine)
-        machine.pull_the_plug()
+    before = len(life.pushed)
+    worker = threading.Thread(target=load)
+    worker.start()
+    moment = chance.uniform(*PULLED_AFTER_S)
+    time.sleep(moment)
+    machine.pull_the_plug()
+    stop.set()
+    worker.join()
+    pages = life.cut_power(chance)
     told = file_system(life)
-    pushed = len(life.pushed) - before
+    older, newer = life.pushed[:before], life.pushed[before:]
+    again = up_again(life, newer + chance.sample(older, min(len(older), OLDER_ASKED_MAX)))
     return (
-        f"up after {up:.0f} s, pulled {moment:.0f} s into it with {pushed} pushes answered, "
-        f"up after {again:.0f} s, {told}"
+        f"{moment:.0f} s into it with {len(newer)} pushes answered, of {pages.kept + pages.lost} pages "
+        f"that were not flushed {pages.lost} lost, {told}, up after {again:.0f} s"
     )
+
+
+def up_again(life: Life, paths: list[str]) -> float:
+    """Powers the card on, with these paths on it; the seconds until the first answer."""
+    machine = life.watch()
+    took = machine.first_answer()
+    expect(identity(machine) == life.identity, "another identity")
+    acknowledged(life, machine, paths)
+    return took
 
 
 def flashed_again(life: Life) -> str:
     """A new image over the card: keys, identity and everything that was stored stay."""
+    life.close()
     life.card.flash_again(life.image.path)
     expect(len(life.card.partitions()) == 3, "the table still lists the data partition")
     with life.power_on() as machine:
         machine.first_answer()
         expect(identity(machine) == life.identity, "another identity")
-        life.configure(machine)
-        acknowledged(life, machine)
+        acknowledged(life, machine, life.pushed)
         status = json.loads(machine.get("/api/status")[1])
         machine.pull_the_plug()
     return f"{len(life.pushed)} pushed paths are still here, {status['store']['nars']} NARs"

@@ -48,6 +48,14 @@ def hash_part(path: str) -> str:
     return path.removeprefix("/nix/store/").split("-", 1)[0]
 
 
+def nix32(digest: bytes) -> str:
+    """A hash as Nix writes it: base 32 without e, o, t and u, the last bits first."""
+    letters = "0123456789abcdfghijklmnpqrsvwxyz"
+    number = int.from_bytes(digest, "little")
+    length = (len(digest) * 8 + 4) // 5
+    return "".join(letters[number >> 5 * place & 31] for place in reversed(range(length)))
+
+
 class Minio:
     """A MinIO on this host's loopback with a bucket `nix-cache`. The machine sees it at 10.0.2.2."""
 

@@ -19,6 +19,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TypeVar
 
+from . import cut
 from .card import Card
 from .firmware import hand_over
 
@@ -84,11 +85,12 @@ class Machine:
         rtc: str = "",
         forward: str = "",
         log: Path | None = None,
+        writes: Path | None = None,
     ) -> None:
         """`firmware`: what is read before the system starts, where the card cannot be; `network`: QEMU's options
         for more cards; `outside`: this host is 10.0.2.2 in there; `rtc`: what the machine's own clock
         says, which no Pi but the 5 has; `forward`: an option of QEMU's network for what it reaches all the
-        same."""
+        same; `writes`: where every write is noted, for `cut`."""
         self._folder = TemporaryDirectory(prefix="snowberry-boot.")
         self.folder = Path(self._folder.name)
         self.log = log or self.folder / "serial.log"
@@ -100,7 +102,9 @@ class Machine:
         (self.folder / "initramfs").write_bytes(boot.initramfs)
         self.begun = time.monotonic()
         self.process = subprocess.Popen(
-            self._command(card, boot.command_line, disks, network, outside, memory_mib, rtc, forward),
+            self._command(
+                card, boot.command_line, disks, network, outside, memory_mib, rtc, forward, writes
+            ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=(self.folder / "qemu.log").open("wb"),
@@ -117,6 +121,7 @@ class Machine:
         memory_mib: int,
         rtc: str,
         forward: str,
+        writes: Path | None,
     ) -> list[str]:
         # The consoles are this machine's own; the rest is what the card says.
         line = (
@@ -127,6 +132,12 @@ class Machine:
         if forward:
             forwards += f",{forward}"
         restrict = "off" if outside else "on"
+        drive = [
+            "-drive", f"file={card.path},format=raw,if=none,id=card,cache=writeback",
+            "-device", "virtio-blk-pci,drive=card",
+        ]  # fmt: skip
+        if writes:
+            drive = cut.options(card.path, writes)
         command = [
             "qemu-system-aarch64", "-M", "virt", "-cpu", "cortex-a53", "-smp", "2",
             "-m", str(memory_mib), "-accel", "tcg,thread=multi,tb-size=512",
@@ -135,8 +146,7 @@ class Machine:
             "-qmp", f"unix:{self.folder}/qmp,server=on,wait=off",
             "-kernel", f"{self.folder}/kernel", "-initrd", f"{self.folder}/initramfs",
             "-append", line,
-            "-drive", f"file={card.path},format=raw,if=none,id=card,cache=writeback",
-            "-device", "virtio-blk-pci,drive=card",
+            *drive,
             "-netdev", f"user,id=net,restrict={restrict}{forwards}",
             "-device", "virtio-net-pci,netdev=net,romfile=",
             "-device", "virtio-rng-pci",
@@ -163,6 +173,10 @@ class Machine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends it, if it still runs, and takes its folder away."""
         self.pull_the_plug()
         self._folder.cleanup()
 
