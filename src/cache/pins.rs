@@ -111,7 +111,8 @@ impl Cache {
         if pins.len() >= PINS_MAX && !pins.iter().any(|pin| pin.name == name) {
             return Err(Errand::Pins(pins.len()));
         }
-        let before = pins.iter().filter(|pin| pin.name == name && pin.is_whole).map(|pin| pin.id);
+        // One that is not whole goes at once, and makes as much room.
+        let before = pins.iter().filter(|pin| pin.name == name).map(|pin| pin.id);
         let leaving = inner.leaving(before.collect(), &walked.nars).await?;
         check_fit(inner, &walked.nars, leaving)?;
         inner.pin(&name, (walked, leaving), &told).await
@@ -262,7 +263,7 @@ impl Inner {
                 after = Some(last.key);
                 let goes = |path: &&PinnedPath| {
                     let stays = path.nar_hash.is_some_and(|it| staying.contains(&it));
-                    path.is_first && path.is_alone && !stays
+                    path.is_first && path.is_alone && !path.is_waiting && !stays
                 };
                 bytes += paths.iter().filter(goes).filter_map(|it| it.takes_bytes).sum::<u64>();
             }

@@ -12,10 +12,11 @@ use super::layout::stream_takes;
 use super::nar::entry_of;
 use super::pin_care::{PinOp, paths_of_pin};
 use super::pin_rows::{PinRecord, by_path, by_pin, by_pin_key, pin_keys, pinned_of};
+use super::queue_rows;
 use super::session::Session;
 use super::small;
 use super::tables::{Fault, PIN, PINNED};
-use super::{Error, INDEX_WAIT, Origin, Store, lock, within};
+use super::{Error, INDEX_WAIT, Origin, Queued, Store, lock, within};
 use crate::nix::{NarHash, StorePath, StorePathHash};
 
 /// Longest name of a pin: one byte says its length on the disk, and it stands in a table.
@@ -55,6 +56,8 @@ pub struct PinnedPath {
     pub is_first: bool,
     /// No other pin has that NAR.
     pub is_alone: bool,
+    /// A target is still to have that NAR: it stays without the pin.
+    pub is_waiting: bool,
 }
 
 /// A NAR that is held.
@@ -196,13 +199,20 @@ fn pinned_paths(
     let mut found = Vec::with_capacity(paths.len());
     for key in paths {
         let nar_hash = small::narinfo(session, key)?.map(|stored| stored.narinfo.nar_hash);
-        let mut path =
-            PinnedPath { key, nar_hash, takes_bytes: None, is_first: true, is_alone: true };
+        let mut path = PinnedPath {
+            key,
+            nar_hash,
+            takes_bytes: None,
+            is_first: true,
+            is_alone: true,
+            is_waiting: false,
+        };
         if let Some(nar_hash) = nar_hash {
             path.takes_bytes = holding(session, nar_hash)?.map(|holding| holding.takes_bytes);
             for other in small::paths(session, nar_hash, PATHS_MAX)? {
                 let pins = session.index.read(|txn| pins_at(txn, other))?;
                 path.is_first &= other >= key || !pins.contains(&id);
+                path.is_waiting |= queue_rows::waits(session, &Queued::Path(other))?;
                 let kept = lock(&session.kept);
                 let is_alive = |pin: &u32| *pin != id && kept.pinned.alive.contains_key(pin);
                 path.is_alone &= !pins.iter().any(is_alive);

@@ -235,6 +235,20 @@ pub(super) fn row(
     Ok(row.map(|row| row.shown(what)))
 }
 
+/// Whether something waits at any target.
+pub(super) fn waits(session: &Session, what: &Queued) -> Result<bool, Fault> {
+    let busy: Vec<String> = {
+        let kept = lock(&session.kept);
+        kept.queues().into_iter().map(|queue| queue.target).collect()
+    };
+    for target in busy {
+        if row(session, &target, what.clone())?.is_some_and(|row| !row.lost) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 impl Writer {
     /// Queues something at a target, behind all that is there.
     pub(super) fn queue_in(

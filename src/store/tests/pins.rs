@@ -67,6 +67,22 @@ async fn narinfos_of_pins_stay_while_others_go() {
 }
 
 #[tokio::test]
+async fn a_nar_that_also_waits_for_a_target_is_told_apart() {
+    let house = House::new(BUDGET);
+    let store = house.open().await;
+    bring(&store, 0, 100_000).await;
+    push(&store, 1, 900, &[ONE], 9).await.unwrap();
+    assert!(pin(&store, "a", &[0, 1]).await.unwrap());
+    let waiting = async || {
+        let paths = paths_of(&store, "a").await.unwrap();
+        paths.into_iter().filter(|path| path.is_waiting).map(|path| path.key).collect::<Vec<_>>()
+    };
+    assert_eq!(waiting().await, [key(1)]);
+    strike(&store, ONE, path(1)).await;
+    assert_eq!(waiting().await, []);
+}
+
+#[tokio::test]
 async fn what_comes_later_is_kept_from_its_first_moment() {
     let house = House::new(BUDGET);
     let store = house.open().await;
