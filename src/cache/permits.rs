@@ -23,9 +23,11 @@ const UPLOAD_WAIT: Duration = Duration::from_mins(1);
 /// Uploads get at most one half of the budget: whoever reads needs the other.
 const UPLOAD_PART: usize = 2;
 
-/// While memory runs short one half of the budget is withdrawn: a single xz stream of the usual preset
-/// still fits into the rest of the smallest.
+/// While memory runs short one half of the budget is withdrawn.
 const WITHDRAWN_PART: u32 = 2;
+
+/// So much of it stays: one xz stream of the usual preset, its encoder and the buffers between them.
+const LEFT_BYTES_MIN: u64 = 14 << 20;
 
 /// It is withdrawn in so many steps, each behind those who wait already.
 const WITHDRAWN_STEPS: u32 = 8;
@@ -149,7 +151,13 @@ impl Permits {
     }
 
     fn fits_withdrawn(&self, bytes: u64) -> bool {
-        units(bytes) <= self.units_all - self.units_all / WITHDRAWN_PART
+        units(bytes) <= self.units_all - self.withdrawn_max()
+    }
+
+    /// What is withdrawn while memory runs short.
+    fn withdrawn_max(&self) -> u32 {
+        let rest = self.units_all.saturating_sub(units(LEFT_BYTES_MIN));
+        rest.min(self.units_all / WITHDRAWN_PART)
     }
 
     /// Whether so much may be given as long as memory is as it is: what does not fit into what is
@@ -175,7 +183,7 @@ impl Permits {
     /// time; cancelled, it goes on with the next call.
     pub(super) async fn withdraw(&self) {
         self.is_tight.send_replace(true);
-        let goal = self.units_all / WITHDRAWN_PART;
+        let goal = self.withdrawn_max();
         loop {
             let has = locked(&self.withdrawn).as_ref().map_or(0, share);
             let left = goal.saturating_sub(u32::try_from(has).unwrap_or(u32::MAX));
@@ -349,6 +357,20 @@ mod tests {
         assert!(big.await.is_some());
         assert!(small.await.is_some());
         assert!(!permits.are_wanted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_smallest_budget_still_has_a_usual_stream_while_memory_runs_short() {
+        let permits = Permits::new(16 * MIB, 21 * MIB);
+        permits.withdraw().await;
+        let codec = Codec { compression: Compression::Xz, window_bytes: 8 * MIB };
+        let cost = cost_bytes(codec, Form::Recompressed { level: 3 }, 100 * MIB);
+        let share = permits.take(cost).await;
+        assert!(share.is_some(), "{cost}");
+        assert!(permits.take(MIB).await.is_none(), "it is all that there is");
+        drop(share);
+        permits.restore();
+        assert!(permits.take(16 * MIB).await.is_some());
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,8 +1,8 @@
 //! What is given up while the machine's memory runs short: what only saves questions, free pages of
 //! the heap, and a half of the codecs' budget, until it is well again.
 //!
-//! It looks while shares of that budget are out, since nothing else of ours grows by much: a cache at
-//! rest wakes for nothing.
+//! It looks while shares of that budget are out, so that a cache at rest wakes for nothing. Connections
+//! and documents can grow without: they have bounds of their own that go by the machine's memory.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -21,9 +21,6 @@ use tracing::{debug, error};
 /// Requests at once on one connection: newer Nix has at most 125 of them in hand.
 const STREAMS_MAX: u32 = 128;
 
-/// Requests at once on all connections, as many as there are connections of HTTP/1.1.
-pub(super) const REQUESTS_MAX: usize = 512;
-
 /// What of one upload may be on its way to us: half a second of a slow Wi-Fi, 10 ms of a cable.
 const STREAM_WINDOW_LEN: u32 = 256 * 1024;
 

@@ -128,21 +128,20 @@ pub(super) struct Limits {
 impl Limits {
     /// The usual ones, for so many connections.
     pub(super) fn of(crowd: Crowd) -> Self {
-        let connections_a_peer_max = crowd.connections_max / PEER_PART;
-        Self { crowd, connections_a_peer_max, ..Self::default() }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
         Self {
-            connections_a_peer_max: CONNECTIONS_MAX / PEER_PART,
-            crowd: Crowd::default(),
+            connections_a_peer_max: crowd.connections_max / PEER_PART,
+            crowd,
             handshake_max: HANDSHAKE_MAX,
             idle_max: IDLE_MAX,
             stall_max: STALL_MAX,
             drain_max: DRAIN_MAX,
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::of(Crowd::default())
     }
 }
 
@@ -164,7 +163,7 @@ where
 {
     pub(super) fn new(lan: Lan, limits: Limits, answer: A, stop: CancellationToken) -> Arc<Self> {
         let requests = h2::Requests::new(limits.stall_max);
-        let request_permits = Arc::new(Semaphore::new(h2::REQUESTS_MAX));
+        let request_permits = Arc::new(Semaphore::new(limits.crowd.connections_max));
         let peers = Arc::default();
         Arc::new(Self { lan, limits, peers, requests, request_permits, answer, stop })
     }
