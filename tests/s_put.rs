@@ -19,7 +19,8 @@ use sha2::{Digest as _, Sha256};
 use snowberry::metrics::Metrics;
 use snowberry::nix::{FileHash, StoreDir};
 use snowberry::upstream::{
-    BucketAdmin, Config, Error, Object, Setback, Source, Step, StepError, Upstream, user_policy,
+    BucketAdmin, Config, DOCUMENT_LEN_MAX, Error, Object, Setback, Source, Step, StepError,
+    Upstream, user_policy,
 };
 use world::s3::{Kind, S3Server};
 use world::until;
@@ -121,13 +122,16 @@ async fn read_back(target: &Upstream, key: &str) -> ([u8; 32], u64) {
 async fn takes_all_that_is_put(target: &Upstream) {
     for text in ["the first text", "another, and longer", ""] {
         target.put_small("x.narinfo", "text/x-nix-narinfo", text.into()).await.unwrap();
-        assert_eq!(target.document("x.narinfo").await.unwrap().unwrap(), text);
+        assert_eq!(target.document("x.narinfo", DOCUMENT_LEN_MAX).await.unwrap().unwrap(), text);
         let head = target.head("x.narinfo").await.unwrap().unwrap();
         assert_eq!(head.len, u64::try_from(text.len()).unwrap());
     }
     assert_eq!(target.head("y.narinfo").await.unwrap(), None);
     target.put_small("log/a+b c~d!.drv", "text/plain", "log".into()).await.unwrap();
-    assert_eq!(target.document("log/a+b c~d!.drv").await.unwrap().unwrap(), "log");
+    assert_eq!(
+        target.document("log/a+b c~d!.drv", DOCUMENT_LEN_MAX).await.unwrap().unwrap(),
+        "log"
+    );
 
     for (seed, len) in [(1, 1), (2, 63 * MIB), (3, 200 * MIB)] {
         let made = Made::new(seed);
@@ -254,7 +258,7 @@ async fn is_set_up_by_steps(server: &S3Server, expires: bool) {
     let url = server.url("").replace("s3://nix-cache?", "s3://new-cache?");
     let anybody = open(&config(&url, &server.table("")));
     until("the policy to hold", POLICY_LIMIT, || async { anybody.cache_info().await.ok() }).await;
-    assert_eq!(anybody.document("y.narinfo").await.unwrap(), None);
+    assert_eq!(anybody.document("y.narinfo", DOCUMENT_LEN_MAX).await.unwrap(), None);
     let error = anybody.put_small("y.narinfo", "text/plain", "x".into()).await.unwrap_err();
     assert_eq!(error.setback(), Setback::Target, "{error}");
 }

@@ -6,15 +6,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::ask::{self, Said};
 use super::{Inner, Outcome};
 use crate::nix::{FileHash, StorePathHash};
-use crate::store::Origin;
-use crate::upstream::Upstream;
+use crate::store::{self, Origin};
+use crate::upstream::{self, Upstream};
 
 /// For the upstreams together: a log may be some MiB on a slow line, and nobody's build waits.
 const UPSTREAM_WAIT: Duration = Duration::from_secs(10);
@@ -30,21 +30,24 @@ const LARGE_FROM_LEN: usize = 64 << 10;
 /// How long a large one waits until others have gone out.
 const LARGE_WAIT: Duration = Duration::from_secs(20);
 
-/// Logs and the like that are asked of upstreams at once: each may have 16 MiB.
-const ASKED_MAX: usize = 2;
+/// What is fetched without more ado: nearly every document, 64 of them at once from each upstream.
+const SHORT_LEN_MAX: usize = 256 << 10;
 
-/// What is short whatever it says, and asked for by the hundred.
-const SHORT_KINDS: [&str; 2] = ["realisations/", "build-trace-v2/"];
+/// Longer ones that are fetched at once.
+const LONG_MAX: usize = 2;
+
+/// What is short whatever it says.
+const SHORT_KINDS: [&str; 3] = ["realisations/", "build-trace-v2/", "debuginfo/"];
 
 /// What of documents may be in memory.
 pub(super) struct Bounds {
     bytes: Arc<Semaphore>,
-    asked: Semaphore,
+    long: Semaphore,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { bytes: Arc::new(Semaphore::new(LARGE_BYTES_MAX)), asked: Semaphore::new(ASKED_MAX) }
+        Self { bytes: Arc::new(Semaphore::new(LARGE_BYTES_MAX)), long: Semaphore::new(LONG_MAX) }
     }
 }
 
@@ -60,25 +63,34 @@ impl AsRef<[u8]> for Large {
     }
 }
 
-impl Bounds {
-    /// A document as it is handed out: a large one once there is room for it; `None` where none came.
-    async fn admit(&self, body: Bytes) -> Option<Bytes> {
-        if body.len() < LARGE_FROM_LEN {
-            return Some(body);
-        }
-        let len = u32::try_from(body.len().min(LARGE_BYTES_MAX)).ok()?;
-        let share = Arc::clone(&self.bytes).acquire_many_owned(len);
-        let share = timeout(LARGE_WAIT, share).await.ok()?.ok()?;
-        Some(Bytes::from_owner(Large { body, _share: share }))
+impl Large {
+    fn with(body: Bytes, share: OwnedSemaphorePermit) -> Bytes {
+        Bytes::from_owner(Self { body, _share: share })
     }
 }
 
-async fn bounded(inner: &Inner, found: Outcome<Bytes>) -> Outcome<Bytes> {
-    let bounds = &inner.documents;
-    match found {
-        Outcome::Hit(body) => bounds.admit(body).await.map_or(Outcome::Absent, Outcome::Hit),
-        Outcome::Miss(body) => bounds.admit(body).await.map_or(Outcome::Absent, Outcome::Miss),
-        Outcome::Absent => Outcome::Absent,
+impl Bounds {
+    /// A document as it is handed out. A large one for which there is no room now is let go of, and
+    /// is what `again` reads once there is; `None` where that took too long.
+    async fn admit(
+        &self,
+        body: Bytes,
+        again: impl Future<Output = Option<Bytes>>,
+    ) -> Option<Bytes> {
+        if body.len() < LARGE_FROM_LEN {
+            return Some(body);
+        }
+        let share_len = u32::try_from(body.len().min(LARGE_BYTES_MAX)).ok()?;
+        if let Ok(share) = Arc::clone(&self.bytes).try_acquire_many_owned(share_len) {
+            return Some(Large::with(body, share));
+        }
+        let len = body.len();
+        drop(body);
+        let share = Arc::clone(&self.bytes).acquire_many_owned(share_len);
+        let share = timeout(LARGE_WAIT, share).await.ok()?.ok()?;
+        // Another one may have taken its place, for which that share is too small.
+        let body = again.await.filter(|body| body.len() <= len)?;
+        Some(Large::with(body, share))
     }
 }
 
@@ -87,26 +99,32 @@ pub(super) async fn listing(inner: &Inner, key: StorePathHash) -> Outcome<Bytes>
     if inner.is_degraded() {
         return Outcome::Absent;
     }
-    if let Ok(Some((stored, Some(_)))) = inner.store.lookup(key).await
-        && let Ok(Some(listing)) = inner.store.listing(stored.narinfo.nar_hash).await
-    {
-        return bounded(inner, Outcome::Hit(listing)).await;
+    if let Ok(Some((stored, Some(_)))) = inner.store.lookup(key).await {
+        let made = || inner.store.listing(stored.narinfo.nar_hash);
+        if let Ok(Some(listing)) = made().await {
+            let again = async { made().await.ok().flatten() };
+            let listing = inner.documents.admit(listing, again).await;
+            return listing.map_or(Outcome::Absent, Outcome::Hit);
+        }
     }
     document(inner, &format!("{key}.ls")).await
 }
 
 /// A document by its path.
 pub(super) async fn document(inner: &Inner, path: &str) -> Outcome<Bytes> {
-    let found = find(inner, path).await;
-    bounded(inner, found).await
-}
-
-async fn find(inner: &Inner, path: &str) -> Outcome<Bytes> {
     if inner.is_degraded() {
         return Outcome::Absent;
     }
-    match inner.store.document(path).await {
-        Ok(Some(body)) => return Outcome::Hit(shown(inner, path, body)),
+    let kept = || async {
+        let body = inner.store.document(path).await?;
+        Ok::<_, store::Error>(body.map(|body| shown(inner, path, body)))
+    };
+    let again = async { kept().await.ok().flatten() };
+    match kept().await {
+        Ok(Some(body)) => {
+            let body = inner.documents.admit(body, again).await;
+            return body.map_or(Outcome::Absent, Outcome::Hit);
+        }
         Ok(None) => {}
         Err(_) => return Outcome::Absent,
     }
@@ -117,15 +135,10 @@ async fn find(inner: &Inner, path: &str) -> Outcome<Bytes> {
     let upstreams = inner.upstreams();
     let questions = upstreams
         .iter()
-        .map(|upstream| -> BoxFuture<'_, Said<Bytes>> { Box::pin(ask_one(upstream, path)) });
-    let asking = async {
-        let is_short = SHORT_KINDS.iter().any(|kind| path.starts_with(kind));
-        let places = &inner.documents.asked;
-        let _place = if is_short { None } else { places.acquire().await.ok() };
-        ask::first(questions.collect::<Vec<_>>()).await
-    };
+        .map(|upstream| -> BoxFuture<'_, Said<_>> { Box::pin(ask_one(inner, upstream, path)) });
+    let asking = ask::first(questions.collect::<Vec<_>>());
     let Ok(asked) = timeout(UPSTREAM_WAIT, asking).await else { return Outcome::Absent };
-    let Some(body) = asked.found else {
+    let Some(Fetched { body, place }) = asked.found else {
         if !asked.trouble {
             inner.memory.absent_documents.note(name, ());
         }
@@ -134,15 +147,33 @@ async fn find(inner: &Inner, path: &str) -> Outcome<Bytes> {
     if let Err(error) = inner.store.keep_document(path, body.clone(), Origin::Upstream).await {
         warn!(path, error = &error as &dyn std::error::Error, "document could not be kept");
     }
-    Outcome::Miss(shown(inner, path, body))
+    // From here on it counts among those that go out.
+    drop(place);
+    let body = inner.documents.admit(shown(inner, path, body), again).await;
+    body.map_or(Outcome::Absent, Outcome::Miss)
 }
 
-async fn ask_one(upstream: &Upstream, path: &str) -> Said<Bytes> {
+/// What came, and the place among the long ones that it has until it has gone on.
+struct Fetched<'a> {
+    body: Bytes,
+    place: Option<SemaphorePermit<'a>>,
+}
+
+async fn ask_one<'a>(inner: &'a Inner, upstream: &Upstream, path: &str) -> Said<Fetched<'a>> {
     if upstream.is_resting() {
         return Said::Trouble;
     }
-    match upstream.document(path).await {
-        Ok(Some(body)) => Said::Found(body),
+    let mut place = None;
+    let mut answer = upstream.document(path, SHORT_LEN_MAX).await;
+    let is_short = SHORT_KINDS.iter().any(|kind| path.starts_with(kind));
+    if matches!(answer, Err(upstream::Error::TooLong { .. })) && !is_short {
+        // Asked again: a place that is waited for before it is known to be needed would be kept by
+        // those who say nothing.
+        place = inner.documents.long.acquire().await.ok();
+        answer = upstream.document(path, upstream::DOCUMENT_LEN_MAX).await;
+    }
+    match answer {
+        Ok(Some(body)) => Said::Found(Fetched { body, place }),
         Ok(None) => Said::Absent,
         Err(error) => {
             debug!(upstream = %upstream.url(), path, error = &error as &dyn std::error::Error,
@@ -175,6 +206,8 @@ fn rewritten(body: &[u8], archive_of: impl Fn(&FileHash) -> Option<String>) -> O
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[test]
@@ -190,22 +223,60 @@ mod tests {
         assert_eq!(rewritten(b"\x7fELF", |_| Some(String::new())), None);
     }
 
+    /// Tells when nobody has it any more.
+    struct Told(Vec<u8>, Arc<AtomicBool>);
+
+    impl AsRef<[u8]> for Told {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl Drop for Told {
+        fn drop(&mut self) {
+            self.1.store(true, Ordering::Relaxed);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn large_documents_wait_for_those_that_are_being_read_and_short_ones_do_not() {
         let bounds = Bounds::default();
         let long = |byte: u8| Bytes::from(vec![byte; LARGE_BYTES_MAX / 2]);
-        let (first, second) = (bounds.admit(long(1)).await, bounds.admit(long(2)).await);
+        let admit = |body| bounds.admit(body, async { None });
+        let (first, second) = (admit(long(1)).await, admit(long(2)).await);
         assert_eq!((&first, &second), (&Some(long(1)), &Some(long(2))));
         let part = first.as_ref().map(|first| first.slice(5..6));
-        assert!(bounds.admit(Bytes::from_static(b"short")).await.is_some());
+        assert!(admit(Bytes::from_static(b"short")).await.is_some());
         let began = tokio::time::Instant::now();
         drop(first);
-        assert_eq!(bounds.admit(long(3)).await, None, "a client still has a part of it");
+        assert_eq!(admit(long(3)).await, None, "a client still has a part of it");
         assert_eq!(began.elapsed(), LARGE_WAIT);
         drop(part);
-        assert!(bounds.admit(long(3)).await.is_some());
+        assert!(admit(long(3)).await.is_some());
         drop(second);
         let longest = Bytes::from(vec![0; LARGE_BYTES_MAX + 1]);
-        assert!(bounds.admit(longest).await.is_some(), "one that is too long for it is alone");
+        assert!(admit(longest).await.is_some(), "one that is too long for it is alone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_large_document_that_waits_is_not_in_memory_and_is_read_again() {
+        let bounds = Bounds::default();
+        let all = bounds.admit(vec![0; LARGE_BYTES_MAX].into(), async { None }).await;
+        let is_gone = Arc::new(AtomicBool::new(false));
+        let waits = Told(vec![1; LARGE_FROM_LEN], Arc::clone(&is_gone));
+        let again = async { Some(vec![1; LARGE_FROM_LEN].into()) };
+        let waiting = bounds.admit(Bytes::from_owner(waits), again);
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert!(is_gone.load(Ordering::Relaxed));
+        drop(all);
+        assert_eq!(waiting.await, Some(vec![1; LARGE_FROM_LEN].into()));
+        let all = bounds.admit(vec![0; LARGE_BYTES_MAX].into(), async { None }).await;
+        let longer = async { Some(vec![1; LARGE_FROM_LEN + 1].into()) };
+        let waiting = bounds.admit(vec![1; LARGE_FROM_LEN].into(), longer);
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(all);
+        assert_eq!(waiting.await, None, "its share is for less");
     }
 }

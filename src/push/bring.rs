@@ -118,7 +118,7 @@ pub(super) async fn cache_info(carrier: &Carrier) {
         if target.head(CACHE_INFO).await?.is_some_and(|head| lasts(&head, SystemTime::now())) {
             return Ok(());
         }
-        let there = target.document(CACHE_INFO).await?;
+        let there = target.document(CACHE_INFO, upstream::DOCUMENT_LEN_MAX).await?;
         let text = there.unwrap_or_else(|| {
             let store_dir = inner.config.store_dir.clone();
             let priority = Some(CACHE_INFO_PRIORITY);

@@ -248,7 +248,7 @@ impl Carrier {
         let body = bring::document(inner, name, body, row.queued_at_s).await?;
         let len = u64::try_from(body.len()).unwrap_or(u64::MAX);
         if self.lasts(name, Some(len)).await?
-            && target.document(name).await?.as_ref() == Some(&body)
+            && target.document(name, upstream::DOCUMENT_LEN_MAX).await?.as_ref() == Some(&body)
         {
             return Ok(Carried::There);
         }

@@ -81,7 +81,7 @@ const NARS_MAX: usize = 64;
 const LIMIT_MIN: ByteSize = ByteSize(16 << 10);
 
 /// Longest small document: the `.ls` of the biggest packages has some MiB, logs have fewer.
-const DOCUMENT_LEN_MAX: usize = 16 * 1024 * 1024;
+pub const DOCUMENT_LEN_MAX: usize = 16 * 1024 * 1024;
 
 /// Longest nix-cache-info: three lines.
 const CACHE_INFO_LEN_MAX: usize = 64 * 1024;
@@ -284,9 +284,10 @@ impl Upstream {
         body.map(Some)
     }
 
-    /// A small document (`<hash>.ls`, `log/...`), any Content-Encoding undone, bounded.
-    pub async fn document(&self, path: &str) -> Result<Option<Bytes>, Error> {
-        self.question(path, DOCUMENT_LEN_MAX).await
+    /// A small document (`<hash>.ls`, `log/...`), any Content-Encoding undone; [`Error::TooLong`] beyond
+    /// `len_max` bytes.
+    pub async fn document(&self, path: &str, len_max: usize) -> Result<Option<Bytes>, Error> {
+        self.question(path, len_max.min(DOCUMENT_LEN_MAX)).await
     }
 
     async fn question(&self, name: &str, len_max: usize) -> Result<Option<Bytes>, Error> {

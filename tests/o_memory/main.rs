@@ -24,6 +24,8 @@ use made::{Made, MadeCache, noise, public_key};
 use snowberry::nix::Compression;
 use snowberry::push::tokens::Tokens;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use world::parts::program;
 use world::{Answer, Client, Settings, Snowberry, until};
@@ -31,6 +33,10 @@ use world::{Answer, Client, Settings, Snowberry, until};
 /// What `docs/architecture.md` has for this load as the sum of all that is bounded: codecs, what the store
 /// holds open, rows on their way, connections; and the program's own pages.
 const RESIDENT_BYTES_MAX: u64 = 176 << 20;
+
+/// A log of the longest kind, and how many read it at once.
+const LOG_LEN: usize = 15 << 20;
+const LOG_READERS: usize = 40;
 
 /// NARs that are missed at once, each by a client of its own.
 const MISSED: usize = 28;
@@ -113,7 +119,7 @@ async fn many_nars_at_once_and_uploads_in_all_codecs_stay_within_what_is_bounded
         all.spawn(async move {
             let path = format!("/log/{}-x.drv", "0".repeat(31) + &n.to_string());
             let headers = [("authorization", token.as_str())];
-            let log = noise(&path, 15 << 20);
+            let log = noise(&path, LOG_LEN);
             let answer = client.ask(Method::PUT, &path, &headers, log.clone().into()).await;
             assert_eq!(answer.status, 200, "{}", answer.text());
             let back = client.get(&path).await;
@@ -123,6 +129,37 @@ async fn many_nars_at_once_and_uploads_in_all_codecs_stay_within_what_is_bounded
     while let Some(done) = all.join_next().await {
         done.unwrap();
     }
+    let peak = peak_bytes(&snowberry);
+    println!("at most {} MiB were resident", peak >> 20);
+    assert!(peak <= RESIDENT_BYTES_MAX, "{} MiB were resident", peak >> 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_that_many_read_slowly_is_in_memory_a_few_times_only() {
+    let snowberry = Settings::new().start().await;
+    snowberry.ready().await;
+    let token = token(&snowberry);
+    let path = format!("/log/{}-x.drv", "1".repeat(32));
+    let headers = [("authorization", token.as_str())];
+    let log = noise(&path, LOG_LEN);
+    let answer = snowberry.client().ask(Method::PUT, &path, &headers, log.clone().into()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let mut readers = Vec::new();
+    for _ in 0..LOG_READERS {
+        let mut reader = TcpStream::connect(snowberry.address).await.unwrap();
+        let question = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        reader.write_all(question.as_bytes()).await.unwrap();
+        readers.push(reader);
+    }
+    // Of each the status only: those who have an answer do not go on reading it.
+    let mut statuses = Vec::new();
+    for reader in &mut readers {
+        let mut line = [0; "HTTP/1.1 200".len()];
+        reader.read_exact(&mut line).await.unwrap();
+        statuses.push(String::from_utf8(line.into()).unwrap());
+    }
+    let count = |status: &str| statuses.iter().filter(|it| it.ends_with(status)).count();
+    assert_eq!((count("200"), count("404")), (2, LOG_READERS - 2), "{statuses:?}");
     let peak = peak_bytes(&snowberry);
     println!("at most {} MiB were resident", peak >> 20);
     assert!(peak <= RESIDENT_BYTES_MAX, "{} MiB were resident", peak >> 20);

@@ -228,3 +228,29 @@ async fn documents_are_passed_through_and_kept() {
     assert!(matches!(world.cache.listing(hello.key()).await, Outcome::Hit(_)));
     world.close().await;
 }
+
+#[tokio::test]
+async fn long_logs_are_fetched_two_at_a_time_and_what_says_nothing_keeps_no_place() {
+    let world = World::new(1).await;
+    let server = &world.servers[0];
+    let long = Bytes::from(noise(1 << 20, 1));
+    server.set("log/long.drv", Answer::Whole(long.clone()));
+    server.set("realisations/long.doi", Answer::Whole(long.clone()));
+    let silent: Vec<_> = (0..4).map(|n| format!("log/silent-{n}.drv")).collect();
+    for path in &silent {
+        server.set(path, Answer::Silent);
+    }
+    assert_eq!(world.cache.document("realisations/long.doi").await, Outcome::Absent);
+    let slow = silent.iter().map(|path| world.cache.document(path));
+    tokio::select! {
+        biased;
+        _ = futures_util::future::join_all(slow) => panic!("nobody answers these"),
+        found = world.cache.document("log/long.drv") => {
+            assert_eq!(found, Outcome::Miss(long.clone()));
+        }
+    }
+    // Once to see that it is long, once for all of it.
+    assert_eq!((server.asked("log/long.drv"), server.asked("realisations")), (2, 1));
+    assert_eq!(world.cache.document("log/long.drv").await, Outcome::Hit(long));
+    world.close().await;
+}

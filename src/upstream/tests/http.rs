@@ -12,7 +12,7 @@ use super::server::{Answer, Server, answer, cut, ok, status};
 use super::{Error, HealthState, KEY, Resume, config, key, upstream, whole};
 use crate::metrics::Metrics;
 use crate::nix::StoreDir;
-use crate::upstream::Upstream;
+use crate::upstream::{DOCUMENT_LEN_MAX, Upstream};
 
 fn redirect(to: &str) -> Answer {
     answer(302, &[("location", to)], "")
@@ -27,7 +27,7 @@ async fn absence_is_an_answer_and_trouble_is_an_error() {
     .await;
     let ask = async |code: &str| {
         let upstream = upstream(&server.url, "");
-        let answer = upstream.document(code).await;
+        let answer = upstream.document(code, DOCUMENT_LEN_MAX).await;
         let nar = upstream.nar(code, None).await.map(|nar| nar.is_some());
         assert_eq!(answer.as_ref().map(Option::is_some).ok(), nar.ok(), "{code}");
         answer
@@ -101,8 +101,8 @@ async fn redirects_are_followed_within_bounds() {
     })
     .await;
     let upstream = upstream(&server.url, "");
-    assert_eq!(upstream.document("5").await.unwrap().unwrap(), "here");
-    assert!(matches!(upstream.document("6").await, Err(Error::Redirect { .. })));
+    assert_eq!(upstream.document("5", DOCUMENT_LEN_MAX).await.unwrap().unwrap(), "here");
+    assert!(matches!(upstream.document("6", DOCUMENT_LEN_MAX).await, Err(Error::Redirect { .. })));
     assert_eq!(whole(&upstream, "3", None).await.unwrap(), "here");
 }
 
@@ -149,9 +149,12 @@ async fn content_encodings_of_small_things_are_undone() {
     })
     .await;
     let upstream = upstream(&server.url, "");
-    assert_eq!(upstream.document("log/gzip").await.unwrap().unwrap(), "text");
-    assert_eq!(upstream.document("log/none").await.unwrap().unwrap(), "text");
-    assert!(matches!(upstream.document("log/lzip").await, Err(Error::Encoding { .. })));
+    assert_eq!(upstream.document("log/gzip", DOCUMENT_LEN_MAX).await.unwrap().unwrap(), "text");
+    assert_eq!(upstream.document("log/none", DOCUMENT_LEN_MAX).await.unwrap().unwrap(), "text");
+    assert!(matches!(
+        upstream.document("log/lzip", DOCUMENT_LEN_MAX).await,
+        Err(Error::Encoding { .. })
+    ));
     // One object that cannot be read says nothing against the upstream.
     for _ in 0..3 {
         assert!(matches!(whole(&upstream, "log/gzip", None).await, Err(Error::Encoding { .. })));
@@ -232,7 +235,10 @@ async fn names_that_lead_out_of_the_cache_are_not_asked() {
     let server = Server::start(|_| ok("x")).await;
     let upstream = upstream(&format!("{}/a", server.url), "");
     for name in ["../x", "log/../../x", "/x", "log//x"] {
-        assert!(matches!(upstream.document(name).await, Err(Error::Url { .. })), "{name}");
+        assert!(
+            matches!(upstream.document(name, DOCUMENT_LEN_MAX).await, Err(Error::Url { .. })),
+            "{name}"
+        );
     }
     assert!(server.questions().is_empty());
 }

@@ -11,7 +11,7 @@ use crate::upstream::credentials::Provider;
 use crate::upstream::http::Http;
 use crate::upstream::s3::S3;
 use crate::upstream::s3_url::Bucket;
-use crate::upstream::{Kind, Upstream};
+use crate::upstream::{DOCUMENT_LEN_MAX, Kind, Upstream};
 
 const CREDENTIALS: &str =
     "[nixbuilder]\naws_access_key_id = AKID\naws_secret_access_key = SECRET\n";
@@ -36,7 +36,7 @@ async fn a_question_is_signed_and_goes_to_the_key() {
     let (upstream, answer) = ask(&server).await;
     assert_eq!(answer.unwrap().unwrap(), "text");
     assert_eq!(whole(&upstream, "nar/a+b.nar?x=y", None).await.unwrap(), "text");
-    upstream.document("realisations/sha256:0!out.doi").await.unwrap();
+    upstream.document("realisations/sha256:0!out.doi", DOCUMENT_LEN_MAX).await.unwrap();
     assert_eq!(
         server.paths(),
         [
