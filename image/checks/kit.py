@@ -1,5 +1,6 @@
 """The kit of the checks: what they are run with, and how each ends in one line."""
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ class Report:
     failed: int = 0
     skipped: int = 0
     failures: list[str] = field(default_factory=list)
+    # Groups may run at the same time.
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, name: str, act: Callable[[], str | None]) -> bool:
         """Runs one check; what it returns is told beside its ok."""
@@ -43,18 +46,21 @@ class Report:
         try:
             told = act()
         except Skipped as reason:
-            self.skipped += 1
-            print(f"skipped  {name}: {reason}", flush=True)
+            with self._lock:
+                self.skipped += 1
+                print(f"skipped  {name}: {reason}", flush=True)
             return False
         except Exception as error:  # Each check stands for itself: one that breaks is one that failed.
-            self.failed += 1
-            self.failures.append(name)
             text = str(error) or type(error).__name__
-            print(f"FAILED   {name}: {text}", flush=True)
+            with self._lock:
+                self.failed += 1
+                self.failures.append(name)
+                print(f"FAILED   {name}: {text}", flush=True)
             return False
-        self.passed += 1
         took = f" ({time.monotonic() - begun:.0f} s)" if time.monotonic() - begun > 1 else ""
-        print(f"ok       {name}{took}{': ' + told if told else ''}", flush=True)
+        with self._lock:
+            self.passed += 1
+            print(f"ok       {name}{took}{': ' + told if told else ''}", flush=True)
         return True
 
     def summary(self) -> str:

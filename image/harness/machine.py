@@ -10,6 +10,7 @@ import re
 import secrets
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -46,6 +47,10 @@ SHELL_UNIT_NAME = "t.service"
 
 T = TypeVar("T")
 
+# The test is to end: machines run no longer, nobody waits for anything, no other is switched on.
+_over = threading.Event()
+_running: set["Machine"] = set()
+
 
 class Failed(Exception):
     """Something did not come within its time."""
@@ -62,11 +67,20 @@ def wait_for(what: str, limit_s: float, look: Callable[[], T | None]) -> T:
     """What `look` finds, asked again until it finds something."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end:
+        if _over.is_set():
+            raise Failed(f"{what}: the test was ended")
         found = look()
         if found is not None:
             return found
         time.sleep(POLL_S)
     raise Failed(f"{what}: not within {limit_s:.0f} s")
+
+
+def end_all() -> None:
+    """Ends every machine, whichever thread has it."""
+    _over.set()
+    for machine in list(_running):
+        machine.pull_the_plug()
 
 
 class Machine:
@@ -91,6 +105,8 @@ class Machine:
         for more cards; `outside`: this host is 10.0.2.2 in there; `rtc`: what the machine's own clock
         says, which no Pi but the 5 has; `forward`: an option of QEMU's network for what it reaches all the
         same; `writes`: where every write is noted, for `cut`."""
+        if _over.is_set():
+            raise Failed("the test was ended")
         self._folder = TemporaryDirectory(prefix="snowberry-boot.")
         self.folder = Path(self._folder.name)
         self.log = log or self.folder / "serial.log"
@@ -110,6 +126,7 @@ class Machine:
             stderr=(self.folder / "qemu.log").open("wb"),
         )
         self._shell: socket.socket | None = None
+        _running.add(self)
 
     def _command(
         self,
@@ -178,6 +195,7 @@ class Machine:
     def close(self) -> None:
         """Ends it, if it still runs, and takes its folder away."""
         self.pull_the_plug()
+        _running.discard(self)
         self._folder.cleanup()
 
     @property
