@@ -318,7 +318,7 @@ impl Cache {
     /// By how many seconds a clock that says `now_s` is behind what upstreams prove; negative when it
     /// is ahead.
     pub fn clock_behind_s(&self, now_s: u64) -> Option<i64> {
-        Proof::behind_s(self.inner.upstreams().iter().map(Upstream::proof), now_s)
+        Proof::behind_s(self.inner.upstreams().iter().filter_map(Upstream::proof), now_s)
     }
 
     /// Since when no upstream answers, in seconds; `None` while one does, or when there is none.

@@ -132,7 +132,7 @@ impl Transport {
     }
 
     /// What was proven about the time over these connections.
-    pub(super) fn proof(&self, now: Instant) -> Proof {
+    pub(super) fn proof(&self, now: Instant) -> Option<Proof> {
         self.clock.proof(now)
     }
 

@@ -19,94 +19,117 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 /// Certificates of one chain that may each begin later than the one before: webpki takes so many.
 const CHAIN_LEN_MAX: usize = 6;
 
-/// A year: what is said to be older was not kept by any cache that means well.
-const AGE_MAX_S: u64 = 366 * 24 * 3600;
+/// A clock that was set to a beginning is seconds short of it, as long as reading and setting took.
+/// No other beginning waits for that: a minute passes by itself.
+const BEGINS_OFF_MAX_S: i64 = 60;
 
 /// What the time is by one upstream, in seconds since 1970.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Proof {
-    /// By its `Date`.
-    pub date_s: Option<u64>,
-    /// At least, by its certificate.
-    pub least_s: Option<u64>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// It is that, by the `Date` of an answer.
+    Is(u64),
+    /// It is that or later, by the `Date` of an answer that a cache on the way kept.
+    AtLeast(u64),
+    /// It is that or later, as its certificate begins then. No answer was heard.
+    Begins(u64),
 }
 
 impl Proof {
     /// By how many seconds a clock that says `now_s` is behind, negative when it is ahead; `None`
-    /// where nothing is proven. Of several dates the earliest counts, so that one that is wrong by
-    /// years takes nobody along.
+    /// where nothing is proven. Of several dates the earliest counts, so that one that is wrong
+    /// takes nobody along, and so it is with certificates. Those count while there is no date: an
+    /// answer over TLS means that the clock is right enough for the certificate of who gave it.
     pub fn behind_s(proofs: impl IntoIterator<Item = Self>, now_s: u64) -> Option<i64> {
         let now_s = i64::try_from(now_s).ok()?;
         let behind = |time_s: u64| i64::try_from(time_s).ok().map(|time_s| time_s - now_s);
         let mut dates: Option<i64> = None;
-        let mut least: Option<i64> = None;
+        let mut begins: Option<i64> = None;
         for proof in proofs {
-            if let Some(date) = proof.date_s.and_then(behind) {
-                dates = Some(dates.map_or(date, |known| known.min(date)));
-            }
-            // A clock beyond it is not wrong by that.
-            let bound = proof.least_s.and_then(behind).filter(|bound| *bound > 0);
-            least = least.max(bound);
+            let (earliest, behind_s) = match proof {
+                Self::Is(time_s) => (&mut dates, behind(time_s)),
+                // A clock beyond it is not wrong by that.
+                Self::AtLeast(time_s) => (&mut dates, behind(time_s).map(|it| it.max(0))),
+                Self::Begins(time_s) => {
+                    (&mut begins, behind(time_s).filter(|it| *it > BEGINS_OFF_MAX_S))
+                }
+            };
+            *earliest = earliest.iter().copied().chain(behind_s).min();
         }
-        dates.max(least)
+        dates.or(begins)
+    }
+
+    fn later_by(self, passed_s: u64) -> Self {
+        match self {
+            Self::Is(time_s) => Self::Is(time_s.saturating_add(passed_s)),
+            Self::AtLeast(time_s) => Self::AtLeast(time_s.saturating_add(passed_s)),
+            Self::Begins(time_s) => Self::Begins(time_s.saturating_add(passed_s)),
+        }
     }
 }
 
-/// What one upstream has proven. Each is the latest that it said, with the time that went by since.
+/// What one upstream has proven, with the time that went by since.
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    held: Mutex<(Option<Told>, Option<Told>)>,
+    held: Mutex<Option<Told>>,
 }
 
 /// It was this time then.
 #[derive(Debug, Clone, Copy)]
 struct Told {
-    time_s: u64,
+    proof: Proof,
     at: Instant,
 }
 
 impl Told {
-    fn now_s(self, now: Instant) -> u64 {
-        self.time_s.saturating_add(now.saturating_duration_since(self.at).as_secs())
+    fn proof(self, now: Instant) -> Proof {
+        self.proof.later_by(now.saturating_duration_since(self.at).as_secs())
     }
 }
 
 impl Clock {
-    fn held(&self) -> MutexGuard<'_, (Option<Told>, Option<Told>)> {
+    fn held(&self) -> MutexGuard<'_, Option<Told>> {
         // Each change leaves it whole.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The head of an answer came over TLS. Caches on the way leave the date of an answer that they
-    /// kept, and say its age.
+    /// The head of an answer came over TLS.
+    ///
+    /// Most caches on the way leave the date of an answer that they kept, and say its age; Fastly
+    /// says its age as well, but the time now as its date. So the age is added to nothing: it only
+    /// tells that the date may be old. Such a date may raise what is held and no more; any other
+    /// is the upstream's last word, also where that is a step back.
     pub(super) fn answered(&self, headers: &HeaderMap, now: Instant) {
-        let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        let date = text(DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+        let date = headers.get(DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
         let Some(date) = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok()) else { return };
-        let age_s = text(AGE).and_then(|age| age.trim().parse::<u64>().ok()).unwrap_or(0);
-        let time_s = date.as_secs().saturating_add(age_s.min(AGE_MAX_S));
-        later(&mut self.held().0, Told { time_s, at: now });
+        let date_s = date.as_secs();
+        let was_kept = headers.get(AGE).is_some_and(|age| age != "0");
+        let mut held = self.held();
+        let proof = match held.map(|told| told.proof(now)) {
+            Some(Proof::Is(known_s)) if was_kept => Proof::Is(known_s.max(date_s)),
+            Some(Proof::AtLeast(known_s)) if was_kept => Proof::AtLeast(known_s.max(date_s)),
+            None | Some(Proof::Begins(_)) if was_kept => Proof::AtLeast(date_s),
+            None | Some(Proof::Is(_) | Proof::AtLeast(_) | Proof::Begins(_)) => Proof::Is(date_s),
+        };
+        *held = Some(Told { proof, at: now });
     }
 
-    /// A certificate that is right but for its time begins then.
+    /// A certificate that is right but for its time begins then: that is worth less than a date.
     fn begins(&self, time_s: u64, now: Instant) {
-        later(&mut self.held().1, Told { time_s, at: now });
+        let mut held = self.held();
+        if held.is_none_or(|told| matches!(told.proof, Proof::Begins(_))) {
+            *held = Some(Told { proof: Proof::Begins(time_s), at: now });
+        }
+    }
+
+    /// A certificate is right, so one that was not yet is no longer what is offered.
+    fn has_begun(&self) {
+        self.held().take_if(|told| matches!(told.proof, Proof::Begins(_)));
     }
 
     /// What it is now.
-    pub(super) fn proof(&self, now: Instant) -> Proof {
-        let (date, least) = *self.held();
-        Proof {
-            date_s: date.map(|told| told.now_s(now)),
-            least_s: least.map(|told| told.now_s(now)),
-        }
-    }
-}
-
-/// An answer that a cache kept without saying so is no step back.
-fn later(held: &mut Option<Told>, told: Told) {
-    if held.is_none_or(|held| held.now_s(told.at) <= told.time_s) {
-        *held = Some(told);
+    pub(super) fn proof(&self, now: Instant) -> Option<Proof> {
+        self.held().map(|told| told.proof(now))
     }
 }
 
@@ -158,10 +181,13 @@ impl ServerCertVerifier for Verifier {
             inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, at)
         };
         let verified = verified_at(now);
-        if let Err(error) = &verified
-            && let Some(begins_s) = beginning(error, verified_at)
-        {
-            self.clock.begins(begins_s, Instant::now());
+        match &verified {
+            Ok(_) => self.clock.has_begun(),
+            Err(error) => {
+                if let Some(begins_s) = beginning(error, verified_at) {
+                    self.clock.begins(begins_s, Instant::now());
+                }
+            }
         }
         verified
     }
@@ -202,45 +228,117 @@ mod tests {
         lines.iter().map(line).collect()
     }
 
-    #[test]
-    fn a_date_goes_on_with_the_time_that_went_by() {
-        let (clock, now) = (Clock::default(), Instant::now());
-        let after = |seconds| now + Duration::from_secs(seconds);
-        clock.answered(&head(&[("date", "nonsense")]), now);
-        clock.answered(&head(&[]), now);
-        assert_eq!(clock.proof(now), Proof::default());
-        clock.answered(&head(&[("date", "Sat, 21 Nov 2026 13:00:00 GMT")]), now);
-        let at = |seconds| clock.proof(after(seconds)).date_s;
-        assert_eq!(at(0), Some(1_795_266_000));
-        assert_eq!(at(90), Some(1_795_266_090));
-        // One that was kept somewhere: with its age it says the same, without it less.
-        let kept = [("date", "Sat, 21 Nov 2026 12:00:00 GMT"), ("age", "3700")];
-        clock.answered(&head(&kept[..1]), after(100));
-        assert_eq!(at(100), Some(1_795_266_100));
-        clock.answered(&head(&kept), after(100));
-        assert_eq!(at(100), Some(1_795_266_100));
-        clock.answered(&head(&[("date", "Sat, 21 Nov 2026 13:05:00 GMT")]), after(100));
-        assert_eq!(at(101), Some(1_795_266_301));
+    /// One o'clock, and an hour before.
+    const ONE_S: u64 = 1_795_266_000;
+    const ONE: (&str, &str) = ("date", "Sat, 21 Nov 2026 13:00:00 GMT");
+    const NOON: (&str, &str) = ("date", "Sat, 21 Nov 2026 12:00:00 GMT");
+
+    /// By how much a clock is behind that says one o'clock.
+    fn behind(clock: &Clock, now: Instant) -> Option<i64> {
+        Proof::behind_s(clock.proof(now), ONE_S)
     }
 
     #[test]
-    fn the_earliest_date_counts_and_no_less_than_certificates_prove() {
-        let date = |date_s| Proof { date_s: Some(date_s), least_s: None };
-        let least = |least_s| Proof { date_s: None, least_s: Some(least_s) };
+    fn a_date_goes_on_with_the_time_that_went_by() {
+        let (clock, now) = (Clock::default(), Instant::now());
+        clock.answered(&head(&[("date", "nonsense")]), now);
+        clock.answered(&head(&[]), now);
+        assert_eq!(clock.proof(now), None);
+        clock.answered(&head(&[ONE]), now);
+        assert_eq!(clock.proof(now), Some(Proof::Is(ONE_S)));
+        assert_eq!(behind(&clock, now + Duration::from_secs(90)), Some(90));
+    }
+
+    #[test]
+    fn an_age_is_never_added_to_a_date() {
+        // Fastly says the time now, and for how long it has had the answer.
+        let (clock, now) = (Clock::default(), Instant::now());
+        clock.answered(&head(&[ONE, ("age", "70000")]), now);
+        assert_eq!(behind(&clock, now), Some(0));
+        clock.answered(&head(&[ONE, ("age", "0")]), now);
+        assert_eq!(clock.proof(now), Some(Proof::Is(ONE_S)));
+    }
+
+    #[test]
+    fn an_answer_that_was_kept_only_raises() {
+        let (clock, now) = (Clock::default(), Instant::now());
+        let age = ("age", "3600");
+        clock.answered(&head(&[NOON, age]), now);
+        assert_eq!(clock.proof(now), Some(Proof::AtLeast(ONE_S - 3600)));
+        // The clock may be right, so it is not ahead.
+        assert_eq!(behind(&clock, now), Some(0));
+        clock.answered(&head(&[ONE, age]), now);
+        clock.answered(&head(&[NOON, age]), now);
+        assert_eq!(clock.proof(now), Some(Proof::AtLeast(ONE_S)));
+        clock.answered(&head(&[NOON]), now);
+        assert_eq!(behind(&clock, now), Some(-3600));
+        clock.answered(&head(&[ONE, age]), now);
+        clock.answered(&head(&[NOON, age]), now);
+        assert_eq!(clock.proof(now), Some(Proof::Is(ONE_S)));
+    }
+
+    #[test]
+    fn who_was_ahead_and_was_mended_is_believed() {
+        let (clock, now) = (Clock::default(), Instant::now());
+        clock.answered(&head(&[ONE]), now);
+        clock.answered(&head(&[NOON]), now);
+        assert_eq!(behind(&clock, now), Some(-3600));
+    }
+
+    #[test]
+    fn a_certificate_that_is_right_proves_no_longer_what_one_of_the_future_did() {
+        let pair = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["a".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2500, 1, 1);
+        params.not_after = rcgen::date_time_ymd(4000, 1, 1);
+        let certificate = params.self_signed(&pair).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(certificate.der().clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+        let clock = Arc::new(Clock::default());
+        let verifier = Verifier::new(inner.build().unwrap(), Arc::clone(&clock));
+        let verified_at = |time_s| {
+            let (name, at) = (ServerName::try_from("a").unwrap(), Duration::from_secs(time_s));
+            let at = UnixTime::since_unix_epoch(at);
+            verifier.verify_server_cert(certificate.der(), &[], &name, &[], at)
+        };
+        verified_at(ONE_S).unwrap_err();
+        assert!(behind(&clock, Instant::now()).is_some_and(|it| it > 0));
+        verified_at(20_000_000_000).unwrap();
+        assert_eq!(clock.proof(Instant::now()), None);
+        // A date is worth more than either.
+        clock.answered(&head(&[ONE]), Instant::now());
+        verified_at(ONE_S).unwrap_err();
+        verified_at(20_000_000_000).unwrap();
+        assert!(matches!(clock.proof(Instant::now()), Some(Proof::Is(_))));
+    }
+
+    #[test]
+    fn the_earliest_date_counts_and_certificates_only_without_one() {
         let check = |proofs: &[Proof], behind_s: Option<i64>| {
             assert_eq!(Proof::behind_s(proofs.iter().copied(), 1000), behind_s, "{proofs:?}");
         };
+        let (is, at_least, begins) = (Proof::Is, Proof::AtLeast, Proof::Begins);
         check(&[], None);
-        check(&[Proof::default()], None);
-        check(&[date(1500)], Some(500));
-        check(&[date(400)], Some(-600));
-        check(&[date(9_000_000), date(1500)], Some(500));
-        check(&[date(1500), least(1700)], Some(700));
-        check(&[date(1500), least(1200)], Some(500));
-        check(&[least(1700), least(1800)], Some(800));
-        // The clock is beyond them: that proves nothing.
-        check(&[least(900)], None);
-        check(&[date(400), least(900)], Some(-600));
-        check(&[date(u64::MAX)], None);
+        check(&[is(1500)], Some(500));
+        check(&[is(400)], Some(-600));
+        check(&[is(9_000_000), is(1500)], Some(500));
+        check(&[is(u64::MAX)], None);
+        check(&[at_least(1500)], Some(500));
+        check(&[at_least(1500), is(1700)], Some(500));
+        check(&[at_least(1500), is(1200)], Some(200));
+        // The clock is beyond it: it is not ahead by that, and nobody takes it further.
+        check(&[at_least(400)], Some(0));
+        check(&[at_least(400), is(1500)], Some(0));
+        check(&[at_least(400), is(900)], Some(-100));
+        check(&[is(1500), begins(1700)], Some(500));
+        check(&[is(1000), begins(9_000_000)], Some(0));
+        check(&[at_least(400), begins(1700)], Some(0));
+        check(&[begins(1700), begins(1800)], Some(700));
+        // The clock was set to it, or is beyond it.
+        check(&[begins(1060)], None);
+        check(&[begins(900)], None);
+        check(&[begins(1002), begins(1800)], Some(800));
     }
 }

@@ -79,14 +79,14 @@ async fn what_the_time_is_is_heard_over_tls_only() {
     let (tls, file) = certificate(2000);
     let server = Server::start_tls(tls, move |_| answer(404, &date, "")).await;
     let asked = trusting(&server.url, &file);
-    assert_eq!(asked.proof(), Proof::default());
+    assert_eq!(asked.proof(), None);
     assert_eq!(asked.narinfo(key()).await.unwrap(), None);
-    let Proof { date_s: Some(heard), least_s: None } = asked.proof() else { panic!("no date") };
+    let Some(Proof::Is(heard)) = asked.proof() else { panic!("no date") };
     assert!((1_795_266_000..1_795_266_060).contains(&heard), "{heard}");
     let plain = Server::start(move |_| answer(404, &date, "")).await;
     let asked = upstream(&plain.url, "");
     assert_eq!(asked.narinfo(key()).await.unwrap(), None);
-    assert_eq!(asked.proof(), Proof::default());
+    assert_eq!(asked.proof(), None);
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn another_host_is_not_asked_what_the_time_is() {
     let server = Server::start(move |_| answer(302, &[("location", &to)], "")).await;
     let asked = trusting(&server.url, &file);
     assert_eq!(asked.narinfo(key()).await.unwrap().unwrap(), "text");
-    assert_eq!(asked.proof(), Proof::default());
+    assert_eq!(asked.proof(), None);
 }
 
 #[tokio::test]
@@ -107,15 +107,15 @@ async fn a_certificate_of_the_future_proves_that_it_has_begun() {
     let server = Server::start_tls(tls, |_| ok("text")).await;
     let asked = trusting(&server.url, &file);
     asked.narinfo(key()).await.unwrap_err();
-    let Proof { date_s: None, least_s: Some(least) } = asked.proof() else { panic!("no proof") };
+    let Some(Proof::Begins(least)) = asked.proof() else { panic!("no proof") };
     assert!((YEAR_3000_S..YEAR_3000_S + 60).contains(&least), "{least}");
     // One of an authority that is not trusted proves nothing, nor does one for another host.
     let asked = upstream(&server.url, "");
     asked.narinfo(key()).await.unwrap_err();
-    assert_eq!(asked.proof(), Proof::default());
+    assert_eq!(asked.proof(), None);
     let asked = trusting(&server.url.replace("127.0.0.1", "localhost"), &file);
     asked.narinfo(key()).await.unwrap_err();
-    assert_eq!(asked.proof(), Proof::default());
+    assert_eq!(asked.proof(), None);
 }
 
 #[tokio::test]
