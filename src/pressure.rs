@@ -82,11 +82,6 @@ impl Watch {
 }
 
 impl Kernel {
-    /// One whose `proc` and `sys` are below this folder.
-    pub fn at(root: PathBuf) -> Self {
-        Self { root }
-    }
-
     /// Looks: some small files that cost no disk.
     pub fn look(&self) -> Look {
         let groups = self.groups();
@@ -166,7 +161,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, text).unwrap();
         }
-        let kernel = Kernel::at(root.path().to_owned());
+        let kernel = Kernel { root: root.path().to_owned() };
         (root, kernel)
     }
 
@@ -204,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_says_nothing_bounds_nothing() {
-        let nothing = Kernel::at(PathBuf::from("/nowhere")).look();
+        let nothing = Kernel { root: PathBuf::from("/nowhere") }.look();
         assert_eq!(nothing, Look::default());
         assert_eq!(nothing.room_bytes(), None);
         assert!(!Watch::default().observe(&nothing));

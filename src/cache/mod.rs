@@ -21,7 +21,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::metrics::Metrics;
 use crate::nix::{NarHash, NarName, PublicKey, SecretKey, StoreDir, StorePathHash, UploadName};
-use crate::pressure::Kernel;
 use crate::store::{self, Store};
 use crate::upstream::{self, Proof, Upstream};
 
@@ -88,8 +87,6 @@ pub struct Config {
     pub codec_memory_bytes: u64,
     /// What one NAR may take of it and beyond, when it is unpacked alone.
     pub unpack_bytes_max: u64,
-    /// Who says whether memory runs short.
-    pub kernel: Kernel,
     /// Nix's store directory.
     pub store_dir: StoreDir,
     /// Our own keys, present and rotated: always trusted.

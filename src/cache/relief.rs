@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use super::{Cache, Inner, locked};
 use crate::allocator;
-use crate::pressure::{Look, Watch};
+use crate::pressure::{Kernel, Look, Watch};
 
 /// Between two looks: a fill takes seconds to use what it was given, and what the kernel says of stalls
 /// is over ten seconds.
@@ -71,9 +71,8 @@ async fn keep(inner: &Inner) {
 
 /// Looks, and does what follows from it.
 async fn relieve(inner: &Inner) -> bool {
-    let kernel = inner.config.kernel.clone();
     // Some small files of the kernel's. Without them memory is as it was last seen.
-    let Ok(look) = tokio::task::spawn_blocking(move || kernel.look()).await else {
+    let Ok(look) = tokio::task::spawn_blocking(|| Kernel::default().look()).await else {
         return locked(&inner.relief.0).short_since.is_some();
     };
     let (was_short, is_short) = locked(&inner.relief.0).note(&look);

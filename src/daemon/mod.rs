@@ -30,7 +30,6 @@ use crate::http::{self, Admin, AdminSocket, Clients, Crowd, Listeners, PublicKey
 use crate::mdns::Announcer;
 use crate::metrics::Metrics;
 use crate::nix::SecretKey;
-use crate::pressure::Kernel;
 use crate::push::{self, Push, tokens::Tokens};
 use crate::store::{self, Disk, Store};
 use crate::systemd;
@@ -214,7 +213,6 @@ fn open_cache(
         compression_level: compression_level(config),
         codec_memory_bytes: shares.codec_bytes,
         unpack_bytes_max: shares.unpack_bytes_max,
-        kernel: Kernel::default(),
         store_dir: config.store_dir.clone(),
         own_keys: keys.public(),
         signer: signer_of_fetched(config.push.sign, keys),

@@ -11,7 +11,6 @@ use super::{compression_level, key, signer_of_fetched};
 use crate::cache::{self, Cache};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::pressure::Kernel;
 use crate::push::Push;
 use crate::store::{self, Store};
 
@@ -41,7 +40,6 @@ impl Still {
             compression_level: compression_level(config),
             codec_memory_bytes: shares.codec_bytes,
             unpack_bytes_max: shares.unpack_bytes_max,
-            kernel: Kernel::default(),
             store_dir: config.store_dir.clone(),
             own_keys: keys.public(),
             signer: signer_of_fetched(config.push.sign, &keys),

@@ -97,7 +97,6 @@ impl House {
             compression_level: 3,
             codec_memory_bytes: 48 << 20,
             unpack_bytes_max: 160 << 20,
-            kernel: snowberry::pressure::Kernel::default(),
             store_dir: store_dir.clone(),
             own_keys: vec![own_key().public()],
             signer: None,

@@ -224,7 +224,6 @@ fn open(store: &Store, servers: &[Server], key: &SecretKey, metrics: Metrics) ->
         compression_level: 3,
         codec_memory_bytes: 48 << 20,
         unpack_bytes_max: 160 << 20,
-        kernel: crate::pressure::Kernel::default(),
         store_dir: store_dir.clone(),
         own_keys: Vec::new(),
         signer: None,
