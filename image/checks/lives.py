@@ -24,8 +24,8 @@ from .parts import Closure, Minio, Nix, hash_part, nix32
 REST_MIB_A_DAY_MAX = 20
 REST_WATCHED_S = 180
 DAY_S = 86400
-# The plug is pulled so long after the pushes began.
-PULLED_AFTER_S = (5.0, 45.0)
+# The plug is pulled at some write of so many seconds.
+PUSHED_FOR_S = 45
 # Of what was pushed before earlier pulls so many are asked for after each; all of them in the end.
 OLDER_ASKED_MAX = 25
 # Something that the house builds and pushes, with a name of its own.
@@ -84,12 +84,17 @@ class Life:
         assert self.machine is not None
         return self.machine
 
-    def cut_power(self, chance: random.Random) -> cut.Cut:
-        """Ends that machine; the card keeps what it was told to keep, and some of the rest."""
+    def written(self) -> int:
+        """How many writes that machine has made."""
+        return cut.count(self._writes)
+
+    def cut_power(self, earliest: int, chance: random.Random) -> cut.Cut:
+        """Ends that machine, as at one of its writes from that number on: the card keeps what it was
+        told to keep, and some of the rest."""
         self.close()
-        pages = cut.replay(self._writes, self._before, chance)
+        made = cut.replay(self._writes, self._before, earliest, chance)
         self._before.replace(self.card.path)
-        return pages
+        return made
 
     def close(self) -> None:
         """Ends that machine, if it runs; the card has all that was written."""
@@ -368,38 +373,44 @@ def file_system(life: Life) -> str:
 
 
 def pulled(life: Life, number: int, chance: random.Random) -> str:
-    """Pushes and fills under way, the plug at a seeded moment, everything acknowledged is there. The
-    machine runs on for the next one."""
+    """Pushes under way, the plug at a seeded write of theirs, everything acknowledged before that is there.
+    The machine runs on for the next one."""
     if life.machine is None:
         up_again(life, life.pushed)
     machine = life.running()
     token = life.configure(machine)
+    older = list(life.pushed)
+    # What was acknowledged, and after how many writes.
+    newer: list[tuple[str, int]] = []
     stop = threading.Event()
 
     def load() -> None:
         count = 0
         while not stop.is_set():
+            name, lines = f"under-load-{number}-{count}", chance.randrange(1000, 300000)
             try:
-                push(life, machine, token, f"under-load-{number}-{count}", chance.randrange(1000, 300000))
+                path = push(life, machine, token, name, lines)
             except (AssertionError, Failed, OSError):
                 return
+            newer.append((path, life.written()))
             count += 1
 
-    before = len(life.pushed)
+    earliest = life.written()
     worker = threading.Thread(target=load)
     worker.start()
-    moment = chance.uniform(*PULLED_AFTER_S)
-    time.sleep(moment)
+    time.sleep(PUSHED_FOR_S)
     machine.pull_the_plug()
     stop.set()
     worker.join()
-    pages = life.cut_power(chance)
+    made = life.cut_power(earliest, chance)
     told = file_system(life)
-    older, newer = life.pushed[:before], life.pushed[before:]
-    again = up_again(life, newer + chance.sample(older, min(len(older), OLDER_ASKED_MAX)))
+    held = [path for path, written in newer if written <= made.write]
+    life.pushed = older + held
+    again = up_again(life, held + chance.sample(older, min(len(older), OLDER_ASKED_MAX)))
     return (
-        f"{moment:.0f} s into it with {len(newer)} pushes answered, of {pages.kept + pages.lost} pages "
-        f"that were not flushed {pages.lost} lost, {told}, up after {again:.0f} s"
+        f"at write {made.write - earliest} of {made.of - earliest} with {len(held)} of {len(newer)} pushes "
+        f"answered, {made.lost} of {made.lost + made.kept} pages that were not flushed lost, {told}, "
+        f"up after {again:.0f} s"
     )
 
 

@@ -1,5 +1,5 @@
-"""What a card has after the plug was pulled: all that was flushed, and of what came after the last flush
-any part in any order, as the cache of a card may lose it.
+"""What a card has after the plug was pulled at one of its writes: all that was flushed before, and of what
+came after that flush any part in any order, as the cache of a card may lose it.
 
 QEMU's `blklogwrites` driver notes every write and flush in a file; its layout is that of Linux'
 dm-log-writes (drivers/md/dm-log-writes.c): one sector that says how many entries there are, then each
@@ -35,8 +35,10 @@ class Write:
 
 @dataclass(frozen=True)
 class Cut:
-    """Pages that were written after the last flush."""
+    """Where it was, and the pages that were written between the last flush and there."""
 
+    write: int
+    of: int
     kept: int
     lost: int
 
@@ -54,16 +56,24 @@ def options(card: Path, log: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def entries(log: Path) -> Iterator[Write]:
-    """What the log holds, in its order. QEMU may have ended between counting an entry and writing it."""
-    end = log.stat().st_size
+def count(log: Path) -> int:
+    """How many writes and flushes were noted until now."""
     with log.open("rb") as file:
         first = file.read(SUPER.size)
-        magic, _, count, sector_bytes = SUPER.unpack(first)
-        if magic != MAGIC or sector_bytes != SECTOR_BYTES:
-            raise ValueError(f"{log}: no log of writes: {first.hex()}")
-        at = SECTOR_BYTES
-        for _ in range(count):
+    if not first:
+        return 0
+    magic, _, noted, sector_bytes = SUPER.unpack(first)
+    if magic != MAGIC or sector_bytes != SECTOR_BYTES:
+        raise ValueError(f"{log}: no log of writes: {first.hex()}")
+    return int(noted)
+
+
+def entries(log: Path) -> Iterator[Write]:
+    """What the log holds, in its order. QEMU may have ended between counting an entry and writing it."""
+    end, at = log.stat().st_size, SECTOR_BYTES
+    noted = count(log)
+    with log.open("rb") as file:
+        for _ in range(noted):
             if at + SECTOR_BYTES > end:
                 return
             file.seek(at)
@@ -76,14 +86,19 @@ def entries(log: Path) -> Iterator[Write]:
             at += length
 
 
-def replay(log: Path, card: Path, chance: random.Random) -> Cut:
-    """Brings a copy of the card from before the power-on to what it has after the plug was pulled."""
+def replay(log: Path, card: Path, earliest: int, chance: random.Random) -> Cut:
+    """Brings a copy of the card from before the power-on to what it has after the plug was pulled at
+    any write from `earliest` on."""
     writes = list(entries(log))
-    flushes = [number for number, write in enumerate(writes) if write.flags & FLUSH]
-    flushed = flushes[-1] if flushes else 0
+    if earliest >= len(writes):
+        raise ValueError(f"{log}: nothing was written after entry {earliest}")
+    last = chance.randrange(earliest, len(writes))
+    happened = writes[: last + 1]
+    flushes = [number for number, write in enumerate(happened) if write.flags & FLUSH]
+    flushed = flushes[-1] if flushes else -1
     kept = lost = 0
     with log.open("rb") as source, card.open("r+b") as target:
-        for number, write in enumerate(writes):
+        for number, write in enumerate(happened):
             is_sure = number <= flushed or write.flags & FUA
             for offset in range(0, write.length, PAGE_BYTES):
                 if not is_sure:
@@ -94,4 +109,4 @@ def replay(log: Path, card: Path, chance: random.Random) -> Cut:
                 source.seek(write.data_at + offset)
                 target.seek(write.sector * SECTOR_BYTES + offset)
                 target.write(source.read(min(PAGE_BYTES, write.length - offset)))
-    return Cut(kept, lost)
+    return Cut(last, len(writes), kept, lost)
