@@ -366,7 +366,7 @@ impl Metrics {
         to.register("scrub_found", help, self.scrub_found.clone());
         let help = "NARs that were fetched again, restarts or not";
         to.register("scrub_repaired", help, self.scrub_repaired.clone());
-        let help = "NARs that were withdrawn for their bytes and are not here again";
+        let help = "NARs that were withdrawn for their bytes and could not be fetched again so far";
         to.register("scrub_unrepaired", help, self.scrub_unrepaired.clone());
     }
 

@@ -118,7 +118,7 @@ async fn one(inner: &Arc<Inner>, name: NarName, bringing: Bringing) -> (NarName,
             Phase::NoRoom => return (name, Err(Why::NoRoom)),
             Phase::GivenUp if inner.closing.is_cancelled() => return (name, Err(Why::Trouble)),
             Phase::GivenUp => sleep(MAKE_WAY).await,
-            Phase::Failed | Phase::Starting | Phase::Growing(_) => {
+            Phase::Failed | Phase::Unable | Phase::Starting | Phase::Growing(_) => {
                 tried += 1;
                 if tried >= TRIES_MAX {
                     return (name, Err(why(inner, name).await));

@@ -48,8 +48,10 @@ pub(super) enum Phase {
     Held(HeldNar),
     /// There is no room to keep it: each client fetches for itself.
     NoRoom,
-    /// It cannot be had now.
+    /// It cannot be had now: who may have it was tried.
     Failed,
+    /// It could not be tried to its end here: no memory, a disk that fails, the end of this cache.
+    Unable,
     /// Nobody waited for it, and others waited for its memory.
     GivenUp,
 }
@@ -105,7 +107,7 @@ pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
         Phase::Growing(growing) => NarAnswer::Filling(NarStream::follow(growing, phase, follower)),
         Phase::Held(held) => NarAnswer::Filled(held),
         Phase::NoRoom => through::fetch(inner, name, deadline).await,
-        Phase::Starting | Phase::Failed | Phase::GivenUp => NarAnswer::Absent,
+        Phase::Starting | Phase::Failed | Phase::Unable | Phase::GivenUp => NarAnswer::Absent,
     }
 }
 
@@ -114,7 +116,10 @@ pub(super) async fn follow(inner: &Arc<Inner>, name: NarName) -> NarAnswer {
 pub(super) enum Whole {
     Held,
     NoRoom,
+    /// Whoever may have it was tried.
     Not,
+    /// That could not be done here, or not now.
+    Untried,
 }
 
 /// Waits for the fill of this NAR, which begins now unless it runs already; `only`: from this source
@@ -122,15 +127,16 @@ pub(super) enum Whole {
 /// given up.
 pub(super) async fn whole(inner: &Arc<Inner>, name: NarName, only: Option<Source>) -> Whole {
     let is_awaited = only.is_some();
-    let Some(fill) = join(inner, name, only, None) else { return Whole::Not };
+    let Some(fill) = join(inner, name, only, None) else { return Whole::Untried };
     let Fill { mut phase, followers, .. } = fill;
     let _follower = is_awaited.then(|| Follower::new(followers));
     let ended = phase.wait_for(|phase| !phase.is_under_way()).await;
     match ended.as_deref() {
         Ok(Phase::Held(_)) => Whole::Held,
         Ok(Phase::NoRoom) => Whole::NoRoom,
-        Ok(Phase::Starting | Phase::Growing(_) | Phase::Failed | Phase::GivenUp) | Err(_) => {
-            Whole::Not
+        Ok(Phase::Failed) => Whole::Not,
+        Ok(Phase::Starting | Phase::Growing(_) | Phase::Unable | Phase::GivenUp) | Err(_) => {
+            Whole::Untried
         }
     }
 }
@@ -159,8 +165,8 @@ fn join(
     inner.spawn(async move {
         let closing = filling.inner.closing.clone();
         let ended = closing.run_until_cancelled(Box::pin(filling.run())).await;
-        let ended = ended.unwrap_or(Phase::Failed);
-        if matches!(ended, Phase::Failed) {
+        let ended = ended.unwrap_or(Phase::Unable);
+        if matches!(ended, Phase::Failed | Phase::Unable) {
             filling.inner.metrics.fills_failed.inc();
         }
         filling.leave(ended);
@@ -229,11 +235,8 @@ impl Filling {
                 return Phase::Failed;
             };
             match Box::pin(self.attempt(&mut sources, source)).await {
-                Attempt::Done(held) => return Phase::Held(held),
-                Attempt::NoRoom => return Phase::NoRoom,
                 Attempt::Next => {}
-                Attempt::Over => return Phase::Failed,
-                Attempt::GivenUp => return Phase::GivenUp,
+                Attempt::Over(phase) => return phase,
             }
         }
         Phase::Failed
@@ -243,7 +246,7 @@ impl Filling {
         let Self { inner, name, .. } = self;
         let reservation = match inner.store.reserve(reserve_bytes(&source.narinfo)).await {
             Ok(reservation) => reservation,
-            Err(store::Error::NoRoom { .. }) => return Attempt::NoRoom,
+            Err(store::Error::NoRoom { .. }) => return Attempt::Over(Phase::NoRoom),
             Err(error) => return self.store_failed(&error),
         };
         let Some(opened) = sources.open(source.clone()).await else { return Attempt::Next };
@@ -251,7 +254,7 @@ impl Filling {
         let cost = permits::cost_bytes(opened.codec, form, opened.source.narinfo.nar_size);
         let Some(permit) = self.permit(cost).await else {
             info!(nar = %name, cost, "no memory to unpack a NAR");
-            return Attempt::Over;
+            return Attempt::Over(Phase::Unable);
         };
         let writer = match inner.store.begin(reservation).await {
             Ok(writer) => writer,
@@ -287,17 +290,17 @@ impl Filling {
             Failure::Cut | Failure::Wrong | Failure::Untaken | Failure::GivenUp => {}
         }
         match failure {
-            Failure::GivenUp => Attempt::GivenUp,
-            _ if grows => Attempt::Over,
-            Failure::NoRoom => Attempt::NoRoom,
-            Failure::Untaken => Attempt::Over,
+            Failure::GivenUp => Attempt::Over(Phase::GivenUp),
+            Failure::NoRoom if !grows => Attempt::Over(Phase::NoRoom),
+            Failure::NoRoom | Failure::Untaken => Attempt::Over(Phase::Unable),
+            _ if grows => Attempt::Over(Phase::Failed),
             Failure::Cut | Failure::Wrong | Failure::Unkeepable => Attempt::Next,
         }
     }
 
     fn store_failed(&self, error: &store::Error) -> Attempt {
         warn!(nar = %self.name, error = error as &dyn std::error::Error, "fill could not be kept");
-        Attempt::Over
+        Attempt::Over(Phase::Unable)
     }
 }
 
@@ -310,11 +313,10 @@ impl Drop for Filling {
 
 /// How an attempt ended.
 enum Attempt {
-    Done(HeldNar),
-    NoRoom,
+    /// Another source may have it.
     Next,
-    Over,
-    GivenUp,
+    /// No other is tried.
+    Over(Phase),
 }
 
 /// Holds a transfer to the pace at which it is brought, as long as no client waits for it.
@@ -353,7 +355,7 @@ impl Keeping<'_> {
         let Filling { inner, name, .. } = self.filling;
         match self.writer.append(tail).await {
             Ok(()) => {}
-            Err(store::Error::NoRoom { .. }) if !self.grows => return Attempt::NoRoom,
+            Err(store::Error::NoRoom { .. }) if !self.grows => return Attempt::Over(Phase::NoRoom),
             Err(error) => return self.filling.store_failed(&error),
         }
         let origin = Origin::Upstream;
@@ -364,12 +366,9 @@ impl Keeping<'_> {
         };
         // What was said of these paths before had no file hash, or another one.
         inner.memory.forget_ready(name.key);
-        inner.scrub.repairs.came(nar_hash);
-        let paths = inner.store.paths_of(nar_hash, PATHS_MAX).await;
-        for key in paths.unwrap_or_default() {
-            inner.memory.forget_ready(key);
-        }
-        Attempt::Done(held)
+        inner.scrub.repairs.path_came(name.key);
+        inner.nar_came(nar_hash).await;
+        Attempt::Over(Phase::Held(held))
     }
 }
 

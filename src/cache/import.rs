@@ -351,6 +351,7 @@ impl Import<'_> {
         }
         inner.memory.absent.forget(&key);
         inner.memory.forget_ready(key);
+        inner.scrub.repairs.path_came(key);
         Ok(One::Taken(narinfo))
     }
 
@@ -374,6 +375,7 @@ impl Import<'_> {
                 Some("its NAR is not the one that was signed")
             }
             Whole::Not => Some("its NAR file is missing, ends early or cannot be read"),
+            Whole::Untried => Some("it could not be taken now, the log says why"),
         })
     }
 }

@@ -67,7 +67,9 @@ pub use import::{ImportError, ImportPlan, ImportProgress, Imported, Named};
 pub use outs::{Evicted, EvictedPath, OutShown};
 pub use pins::{Fetched, PinMade, PinShown};
 pub use relief::MemoryState;
-pub use scrub::{ScrubError, ScrubFound, ScrubIs, ScrubProgress, ScrubState, Unrepaired};
+pub use scrub::{
+    ScrubError, ScrubFound, ScrubIs, ScrubProgress, ScrubState, Unrepaired, WantedFor,
+};
 pub use stream::{Cut, NarStream};
 
 pub(crate) use pushed::Unpacking;

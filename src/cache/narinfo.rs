@@ -274,6 +274,9 @@ pub(super) async fn keep(
         inner.memory.file_names.note(file_hash, NarName { nar_hash, key });
     }
     let held = inner.store.nar(nar_hash).await.ok().flatten();
+    if held.is_some() {
+        inner.scrub.repairs.path_came(key);
+    }
     let narinfo = shown(inner, &said, held.as_ref());
     inner.memory.make_ready(key, narinfo.clone());
     prefetch::ahead(inner, key, said.narinfo.references.iter().map(StorePath::hash));

@@ -87,10 +87,12 @@ impl Cache {
         Ok(evicted)
     }
 
-    /// Lets the NAR of a path go. Its narinfo stays, as that of any path that was evicted.
+    /// Lets the NAR of a path go. Its narinfo stays, as that of any path that was evicted. One that is
+    /// not here is not looked for any more, should it have been lost to the disk.
     pub async fn evict_path(&self, key: StorePathHash) -> Result<EvictedPath, Errand> {
         let Self { inner } = self;
         let Some(stored) = inner.store.peek_narinfo(key).await? else {
+            inner.scrub.repairs.let_go(key, None);
             return Ok(EvictedPath::NotHere);
         };
         let nar_hash = stored.narinfo.nar_hash;
@@ -100,7 +102,10 @@ impl Cache {
                 info!(%key, "evicted by hand");
                 Ok(shown.map_or(EvictedPath::NotHere, EvictedPath::Out))
             }
-            Gone::NotHere => Ok(EvictedPath::NotHere),
+            Gone::NotHere => {
+                inner.scrub.repairs.let_go(key, Some(nar_hash));
+                Ok(EvictedPath::NotHere)
+            }
             Gone::Kept => Ok(EvictedPath::Stays(inner.why_kept(nar_hash).await?)),
         }
     }

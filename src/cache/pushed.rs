@@ -8,18 +8,27 @@ use bytes::Bytes;
 
 use super::ingest::{Codec, Form, NarLen, Pipe, Plan};
 use super::permits::{self, Permit};
-use super::{Cache, trust};
+use super::{Cache, Inner, fill, trust};
 use crate::nix::{NarHash, NarInfo, StorePathHash, TrustedKeys};
 use crate::store::HeldNar;
-
-/// Paths of a NAR whose ready narinfos are forgotten when it has become held.
-const PATHS_MAX: usize = 64;
 
 /// An upload that is being unpacked. Its memory is given back when it is dropped.
 pub(crate) struct Unpacking {
     /// In, out, and how it ends.
     pub(crate) pipe: Pipe,
     _permit: Permit,
+}
+
+impl Inner {
+    /// A NAR has become held, and with it the paths that it is of, whatever NAR they had before.
+    pub(super) async fn nar_came(&self, nar_hash: NarHash) {
+        self.scrub.repairs.came(nar_hash);
+        let paths = self.store.paths_of(nar_hash, fill::PATHS_MAX).await;
+        for key in paths.unwrap_or_default() {
+            self.scrub.repairs.path_came(key);
+            self.memory.forget_ready(key);
+        }
+    }
 }
 
 impl Cache {
@@ -39,15 +48,22 @@ impl Cache {
 
     /// A NAR has become held: what was said of its paths had no file hash, or another one.
     pub(crate) async fn nar_came(&self, nar_hash: NarHash) {
-        self.inner.scrub.repairs.came(nar_hash);
-        let paths = self.inner.store.paths_of(nar_hash, PATHS_MAX).await;
-        for key in paths.unwrap_or_default() {
-            self.inner.memory.forget_ready(key);
-        }
+        self.inner.nar_came(nar_hash).await;
     }
 
-    /// A path was accepted: it is not absent any more, and what was ready for it is old.
+    /// A path was accepted with a NAR that is here.
     pub(crate) fn path_came(&self, key: StorePathHash) {
+        self.inner.scrub.repairs.path_came(key);
+        self.path_changed(key);
+    }
+
+    /// A path was dropped since an upstream has it with another NAR: it is to be had from there.
+    pub(crate) fn path_is_elsewhere(&self, key: StorePathHash) {
+        self.inner.scrub.repairs.path_came(key);
+    }
+
+    /// A path's narinfo was written: it is not absent any more, and what was ready for it is old.
+    pub(crate) fn path_changed(&self, key: StorePathHash) {
         self.inner.memory.absent.forget(&key);
         self.inner.memory.forget_ready(key);
     }

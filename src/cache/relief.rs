@@ -76,7 +76,6 @@ async fn relieve(inner: &Inner) -> bool {
         return locked(&inner.relief.0).short_since.is_some();
     };
     let (was_short, is_short) = locked(&inner.relief.0).note(&look);
-    inner.metrics.memory_short.set(i64::from(is_short));
     if is_short {
         if !was_short {
             let (free_bytes, stalled) =

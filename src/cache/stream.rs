@@ -67,6 +67,7 @@ impl NarStream {
                         | Phase::Growing(_)
                         | Phase::NoRoom
                         | Phase::Failed
+                        | Phase::Unable
                         | Phase::GivenUp,
                     )
                     | Err(_) => From::Broken,

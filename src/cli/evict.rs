@@ -37,7 +37,7 @@ Examples:
       what would go, in its order
   snowberry evict --to 20GiB
   snowberry evict ./result
-      this path, and not what it refers to
+      this path, and not what it refers to; one that the disk lost is not told of any more
 
 The cache makes room by itself when it needs some; nobody has to do this. Least recently used goes
 first, what an upstream has before what only this cache has. What is pinned stays, what waits to be

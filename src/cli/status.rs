@@ -199,7 +199,7 @@ fn scrub_line<'a>(at: &impl Fn(&str) -> Option<&'a Value>) -> Option<String> {
         parts.push(format!("{found} damaged so far, {repaired} fetched again"));
     }
     let lost = number("unrepaired").filter(|lost| *lost > 0);
-    parts.extend(lost.map(|lost| format!("{lost} not to be had")));
+    parts.extend(lost.map(|lost| format!("{lost} not to be had so far")));
     Some(parts.join(", "))
 }
 
@@ -299,7 +299,7 @@ up for      1 h 2 min
 store       1.5 MiB of 1.0 GiB
 held        2 NARs, 3 narinfos
 written     0 B
-scrub       1.0 KiB of 2.0 KiB read, all of it 1 min 0 s ago, 2 damaged so far, 1 fetched again, 1 not to be had
+scrub       1.0 KiB of 2.0 KiB read, all of it 1 min 0 s ago, 2 damaged so far, 1 fetched again, 1 not to be had so far
 to push     2 objects, 1.0 KiB, the oldest for 1 min 1 s
 push target s3://nix-cache: refuses
 upstream    https://cache.example: down for 1 min 5 s, last error: connection refused

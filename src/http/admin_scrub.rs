@@ -1,7 +1,6 @@
 //! `POST /scrub[?repair=true]` on the admin socket, which takes long, and `GET /scrub`.
 
 use std::error::Error as _;
-use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,7 +9,7 @@ use tracing::info;
 use super::admin::done;
 use super::long::{Teller, going};
 use super::reply::Reply;
-use crate::cache::{Cache, ScrubError, ScrubIs, ScrubProgress, ScrubState, Unrepaired};
+use crate::cache::{Cache, ScrubError, ScrubIs, ScrubProgress, ScrubState, Unrepaired, WantedFor};
 
 /// The scrub in status and commands. Names and units are a contract.
 #[derive(Debug, Clone, Serialize)]
@@ -23,7 +22,9 @@ pub(super) struct ScrubStatus {
     pub(super) repaired: u64,
     /// NARs that were withdrawn for their bytes and are not here again, ...
     pub(super) unrepaired: u64,
-    /// ... and some of them by their names.
+    /// ... so many of them because every upstream says that it has them not, ...
+    pub(super) unrepaired_nowhere: u64,
+    /// ... and some of both by their names, those first.
     pub(super) unrepaired_paths: Vec<UnrepairedPath>,
 }
 
@@ -32,14 +33,35 @@ pub(super) struct ScrubStatus {
 pub(super) struct UnrepairedPath {
     pub(super) name: String,
     pub(super) since_s: u64,
+    /// Every upstream says that it has it not.
+    pub(super) nowhere: bool,
+}
+
+impl ScrubStatus {
+    /// Names and number of what is nowhere, or of what may still be had.
+    pub(super) fn lost(&self, nowhere: bool) -> (Vec<&UnrepairedPath>, u64) {
+        let named = self.unrepaired_paths.iter().filter(|path| path.nowhere == nowhere);
+        let yet = self.unrepaired.saturating_sub(self.unrepaired_nowhere);
+        (named.collect(), if nowhere { self.unrepaired_nowhere } else { yet })
+    }
+}
+
+/// What is said behind so many names of all.
+pub(super) fn and_more(named: usize, all: u64) -> String {
+    match all.saturating_sub(u64::try_from(named).unwrap_or(u64::MAX)) {
+        0 => String::new(),
+        left => format!("and {left} more"),
+    }
 }
 
 impl From<ScrubState> for ScrubStatus {
     fn from(state: ScrubState) -> Self {
         let ScrubState { is, checked_bytes, of_bytes, last_done_s, found, repaired, .. } = state;
-        let Unrepaired { count, named } = state.unrepaired;
-        let path =
-            |(name, since): (String, Duration)| UnrepairedPath { name, since_s: since.as_secs() };
+        let Unrepaired { count, nowhere, named } = state.unrepaired;
+        let path = |(name, wanted): (String, WantedFor)| {
+            let (since_s, nowhere) = (wanted.since.as_secs(), wanted.is_nowhere);
+            UnrepairedPath { name, since_s, nowhere }
+        };
         let state = match is {
             ScrubIs::Idle => "idle",
             ScrubIs::Running => "running",
@@ -53,6 +75,7 @@ impl From<ScrubState> for ScrubStatus {
             found,
             repaired,
             unrepaired: count,
+            unrepaired_nowhere: nowhere,
             unrepaired_paths: named.into_iter().map(path).collect(),
         }
     }

@@ -361,6 +361,7 @@ pub(super) mod tests {
                 found: 0,
                 repaired: 0,
                 unrepaired: 0,
+                unrepaired_nowhere: 0,
                 unrepaired_paths: Vec::new(),
             },
             traffic: Traffic {
@@ -474,7 +475,7 @@ pub(super) mod tests {
             r#""budget_bytes":214748364800,"used_bytes":3221225472,"narinfos":12,"nars":7,"#,
             r#""pinned_bytes":0,"pins":0,"written_bytes":4294967296,"days_to_full":null,"corrupt":0},"#,
             r#""scrub":{"state":"idle","checked_bytes":0,"of_bytes":4,"last_done_s":null,"#,
-            r#""found":0,"repaired":0,"unrepaired":0,"unrepaired_paths":[]},"#,
+            r#""found":0,"repaired":0,"unrepaired":0,"unrepaired_nowhere":0,"unrepaired_paths":[]},"#,
             r#""traffic":{"hits":1,"misses":2,"absent":3,"served_bytes":1048576,"#,
             r#""fetched_bytes":10,"since":"2026-11-21T13:00:00Z","today":TALLY,"week":TALLY,"#,
             r#""ever":TALLY},"queue":{"waiting":0,"waiting_bytes":0,"oldest_s":null,"stopped":[],"#,

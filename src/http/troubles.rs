@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::admin_scrub::ScrubStatus;
+use super::admin_scrub::{ScrubStatus, and_more};
 use super::status::{HostStatus, Status, StoreStatus, UpstreamStatus};
 use super::words::{bytes, span};
 
@@ -82,18 +82,27 @@ fn of_store(store: &StoreStatus) -> Option<Trouble> {
     (store.corrupt > 0).then(|| trouble("corrupt", None, what))
 }
 
-/// What was lost to the disk and nobody has now.
-fn of_scrub(scrub: &ScrubStatus) -> Option<Trouble> {
-    let named = scrub.unrepaired_paths.iter().take(NAMED_MAX).map(|path| path.name.as_str());
-    let names = named.collect::<Vec<_>>().join(", ");
-    let left = scrub.unrepaired.saturating_sub(u64::try_from(NAMED_MAX).unwrap_or(u64::MAX));
-    let more = if left > 0 { format!(" and {left} more") } else { String::new() };
-    let what = format!(
-        "The disk lost what no upstream has now: {names}{more}. Build and push it again, or see to the \
-         upstream that had it."
-    );
-    let since_s = scrub.unrepaired_paths.iter().map(|path| path.since_s).max();
-    (scrub.unrepaired > 0).then(|| trouble("unrepaired", since_s, what))
+/// What was lost to the disk: what nobody has now, and what somebody may have.
+fn of_scrub(scrub: &ScrubStatus) -> impl Iterator<Item = Trouble> {
+    let lost = |key: &str, nowhere: bool, what: &str, so: &str| {
+        let (paths, all) = scrub.lost(nowhere);
+        let since_s = paths.iter().map(|path| path.since_s).max();
+        let names: Vec<_> = paths.iter().take(NAMED_MAX).map(|path| path.name.as_str()).collect();
+        let more = and_more(names.len(), all);
+        let more = if more.is_empty() { more } else { format!(" {more}") };
+        let what = format!("The disk lost what {what}: {}{more}. {so}", names.join(", "));
+        (all > 0).then(|| trouble(key, since_s, what))
+    };
+    let nowhere = "Build and push it again, or see to the upstream that had it.";
+    let yet = "It is tried again whenever somebody asks for it, and each hour for two days: see to the \
+               upstream that has it.";
+    let nowhere = lost("unrepaired", true, "no upstream has now", nowhere);
+    nowhere.into_iter().chain(lost(
+        "not repaired yet",
+        false,
+        "could not be fetched again yet",
+        yet,
+    ))
 }
 
 fn refusing(upstream: &UpstreamStatus) -> Trouble {
@@ -227,10 +236,13 @@ mod tests {
         check(off(-7200), &[("is 2 h 0 min ahead of what", None)]);
         check(off(300), &[]);
         check(|it| it.host.memory.short_since_s = Some(7), &[("memory runs short", Some(7))]);
-        let lost = |name: &str, since_s| UnrepairedPath { name: name.into(), since_s };
+        let lost =
+            |name: &str, since_s| UnrepairedPath { name: name.into(), since_s, nowhere: true };
+        let promised = |name: &str| UnrepairedPath { nowhere: false, ..lost(name, 9) };
         check(
             |it| {
                 it.scrub.unrepaired = 1;
+                it.scrub.unrepaired_nowhere = 1;
                 it.scrub.unrepaired_paths = vec![lost("a-1", 60)];
             },
             &[("no upstream has now: a-1. Build", Some(60))],
@@ -238,9 +250,22 @@ mod tests {
         check(
             |it| {
                 it.scrub.unrepaired = 70;
+                it.scrub.unrepaired_nowhere = 70;
                 it.scrub.unrepaired_paths = ["a", "b", "c", "d"].map(|it| lost(it, 5)).to_vec();
             },
             &[("now: a, b, c and 67 more. Build", Some(5))],
+        );
+        check(
+            |it| {
+                it.scrub.unrepaired = 6;
+                it.scrub.unrepaired_nowhere = 1;
+                it.scrub.unrepaired_paths = vec![lost("a-1", 60)];
+                it.scrub.unrepaired_paths.extend(["b", "c", "d", "e"].map(promised));
+            },
+            &[
+                ("no upstream has now: a-1. Build", Some(60)),
+                ("could not be fetched again yet: b, c, d and 2 more. It is tried", Some(9)),
+            ],
         );
         check(|it| it.host.machine.throttled = Some(true), &[("held back", None)]);
         check(

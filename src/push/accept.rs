@@ -86,6 +86,7 @@ impl Push {
         }
         let (stored, is_queued) = match inner.judge(&bound, &known).await {
             Verdict::Dropped => {
+                inner.cache.path_is_elsewhere(key);
                 inner.drop_differing(&bound.narinfo.store_path, "upstream");
                 return Ok(());
             }

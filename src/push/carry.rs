@@ -200,7 +200,7 @@ impl Carrier {
             Said::Same(signatures) => {
                 if add(&mut stored.narinfo, &signatures) {
                     inner.store.keep_narinfo(stored.clone()).await?;
-                    inner.cache.path_came(key);
+                    inner.cache.path_changed(key);
                 }
                 Ok(if inner.config.everything { Ok(stored) } else { Err(Carried::Elsewhere) })
             }
@@ -212,7 +212,7 @@ impl Carrier {
                 signatures.retain(|signature| !inner.cache.is_own_key(signature.key_name()));
                 if signatures.len() < before {
                     inner.store.keep_narinfo(stored).await?;
-                    inner.cache.path_came(key);
+                    inner.cache.path_changed(key);
                 }
                 Ok(Err(Carried::Withheld))
             }

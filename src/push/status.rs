@@ -48,8 +48,8 @@ pub struct TargetStatus {
     pub pushed_bytes: u64,
     /// What is being carried now, by name.
     pub sending: Vec<String>,
-    /// Paths that it, or another upstream, has with another NAR, so that ours was not put: the
-    /// last few.
+    /// Paths that it, another upstream or this cache has with another NAR, so that ours was not put:
+    /// the last few.
     pub differs: Vec<String>,
     /// The last trouble, in a sentence, while there is any.
     pub last_error: Option<String>,

@@ -29,7 +29,7 @@ const TOLD: [&str; 10] = [
     "wait, the oldest for",
     "Builds that differ",
     "Lost to the disk",
-    "no upstream has now",
+    "could not be fetched again yet",
     "<b class=\"bad\">down</b> for",
     "read again for flaws",
 ];
@@ -97,7 +97,7 @@ async fn compare(snowberry: &Snowberry, page: &str) -> Value {
     let since = status["scrub"]["last_done_s"].as_f64().unwrap();
     assert!((0.0..=5.0).contains(&(age - since)), "{age} {since}");
     let shown = format!(
-        "{} NARs, {} fetched again, {} not to be had",
+        "{} NARs, {} fetched again, {} not to be had so far",
         status["scrub"]["found"], status["scrub"]["repaired"], status["scrub"]["unrepaired"]
     );
     assert!(page.contains(&shown), "{shown} is not in {page}");

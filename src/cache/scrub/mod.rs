@@ -23,7 +23,7 @@ use crate::store::{self, HeldNar, ScrubMark};
 use check::Verdict;
 use pace::{Haste, Pace};
 
-pub use repair::Unrepaired;
+pub use repair::{Unrepaired, WantedFor};
 
 /// A round where nothing is configured to begin one: only what is withdrawn is looked after.
 const NO_ROUND: Duration = Duration::from_hours(30 * 24);

@@ -146,6 +146,135 @@ async fn what_cannot_be_fetched_now_is_fetched_later() {
     world.close().await;
 }
 
+/// A NAR of this content is pushed, as far as the cache hears of it.
+async fn push(world: &World, published: &Published) {
+    let stream = pack(Compression::Zstd, &published.nar);
+    let reservation = world.store.reserve(stream.len() as u64).await.unwrap();
+    let mut writer = world.store.begin(reservation).await.unwrap();
+    let file_hash = FileHash::from_bytes(sha256(&stream));
+    writer.append(stream).await.unwrap();
+    let NarInfo { nar_hash, nar_size, .. } = published.narinfo;
+    let origin = Origin::Ours;
+    let finished = Finished { nar_hash, nar_size, file_hash, origin, listing: None };
+    drop(writer.finish(finished).await.unwrap());
+    world.cache.nar_came(nar_hash).await;
+    let narinfo = published.narinfo.clone();
+    let stored = StoredNarInfo { narinfo, upstream: String::new(), origin };
+    world.store.keep_narinfo(stored).await.unwrap();
+    world.cache.path_came(published.key());
+}
+
+/// A path whose NAR is damaged, and which the upstream answers with this; looked for once.
+async fn lost(world: &World, name: &str, status: u16) -> Published {
+    let lost = world.publish(0, name, noise(100_000, 1), Compression::Xz);
+    let other = world.make("other", noise(100_000, 2), Compression::Zstd, Vec::new());
+    drop(smuggle(world, &lost, other.file.clone()).await);
+    if status == 404 {
+        world.servers[0].clear();
+    } else {
+        world.servers[0].set(&lost.narinfo.url, Answer::Status(status));
+    }
+    scrub(&world.cache, true).await;
+    let unrepaired = world.cache.scrub_state().unrepaired;
+    let is_nowhere = status == 404;
+    assert_eq!((unrepaired.count, unrepaired.nowhere), (1, u64::from(is_nowhere)), "{status}");
+    assert_eq!(unrepaired.named[0].1.is_nowhere, is_nowhere, "{unrepaired:?}");
+    lost
+}
+
+#[tokio::test]
+async fn a_path_that_was_built_again_with_another_nar_is_not_lost() {
+    for status in [404, 503] {
+        let world = World::new(1).await;
+        let path = lost(&world, "not-reproducible", status).await;
+        let rebuilt = world.make("not-reproducible", noise(90_000, 7), Compression::Xz, Vec::new());
+        assert_eq!(path.key(), rebuilt.key());
+        push(&world, &rebuilt).await;
+        assert_eq!(world.cache.scrub_state().unrepaired, Unrepaired::default());
+        // Nor is it looked for any more.
+        scrub(&world.cache, true).await;
+        assert_eq!(world.cache.scrub_state().unrepaired, Unrepaired::default());
+        assert_eq!(world.cache.inner.scrub.waiting_repairs(), 0);
+        world.expect_whole(&rebuilt).await;
+        world.close().await;
+    }
+    // The upstream may be who built it again.
+    let world = World::new(1).await;
+    lost(&world, "not-reproducible", 404).await;
+    let rebuilt = world.publish(0, "not-reproducible", noise(90_000, 7), Compression::Xz);
+    world.cache.inner.memory.forget_absences();
+    world.expect_narinfo(&rebuilt).await;
+    world.expect_whole(&rebuilt).await;
+    assert_eq!(world.cache.scrub_state().unrepaired, Unrepaired::default());
+    world.close().await;
+}
+
+#[tokio::test]
+async fn what_an_upstream_in_trouble_may_have_is_nowhere_once_it_says_so() {
+    let world = World::new(1).await;
+    let path = lost(&world, "wanted", 503).await;
+    world.servers[0].clear();
+    // A client hears it first.
+    let nowhere = async {
+        while matches!(world.cache.narinfo(path.key()).await, Outcome::Hit(_) | Outcome::Miss(_))
+            || world.store.lookup(path.key()).await.unwrap().is_some()
+        {
+            world.cache.inner.memory.shed();
+            drop(world.whole(&path).await);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), nowhere).await.unwrap();
+    assert_eq!(world.cache.scrub_state().unrepaired.nowhere, 0);
+    scrub(&world.cache, true).await;
+    let unrepaired = world.cache.scrub_state().unrepaired;
+    assert_eq!((unrepaired.count, unrepaired.nowhere), (1, 1));
+    assert!(unrepaired.named[0].0.ends_with("-wanted"), "{unrepaired:?}");
+    world.close().await;
+}
+
+#[tokio::test]
+async fn a_lost_path_that_its_owner_lets_go_is_not_told_and_not_tried() {
+    for status in [404, 503] {
+        let world = World::new(1).await;
+        let path = lost(&world, "unwanted", status).await;
+        assert_eq!(world.cache.evict_path(path.key()).await.unwrap(), EvictedPath::NotHere);
+        assert_eq!(world.cache.scrub_state().unrepaired, Unrepaired::default(), "{status}");
+        scrub(&world.cache, true).await;
+        assert_eq!(world.cache.scrub_state().unrepaired, Unrepaired::default(), "{status}");
+        assert_eq!(world.cache.inner.scrub.waiting_repairs(), 0, "{status}");
+        world.close().await;
+    }
+}
+
+#[tokio::test]
+async fn what_nobody_could_be_asked_for_is_not_called_lost() {
+    let world = World::new(1).await;
+    let wrong = world.publish(0, "wrong", noise(100_000, 1), Compression::Xz);
+    let other = world.make("other", noise(100_000, 2), Compression::Zstd, Vec::new());
+    drop(smuggle(&world, &wrong, other.file.clone()).await);
+    assert_eq!(scrub(&world.cache, false).await.found, 1);
+    // There is no room ...
+    world.cache.inner.memory.no_room.note(wrong.narinfo.nar_hash, ());
+    assert_eq!(scrub(&world.cache, true).await.unrepaired, 1);
+    assert_eq!(world.cache.scrub_state().unrepaired, Unrepaired::default());
+    world.cache.inner.memory.no_room.forget(&wrong.narinfo.nar_hash);
+    assert_eq!(scrub(&world.cache, true).await.repaired, 1);
+    // ... or no memory: when that has been so for two days, it is told all the same.
+    let wrong = world.publish(0, "wrong-too", noise(100_000, 3), Compression::Xz);
+    drop(smuggle(&world, &wrong, other.file.clone()).await);
+    let config = super::Config { unpack_bytes_max: 1, ..world.cache.inner.config.clone() };
+    let upstreams = world.cache.inner.upstreams().to_vec();
+    let poor = Cache::new(config, world.store.clone(), upstreams, Metrics::new());
+    assert_eq!(scrub(&world.cache, false).await.found, 1);
+    for tried in 1..=48 {
+        assert_eq!(scrub(&poor, true).await.unrepaired, 1, "{tried}");
+        assert_eq!(poor.scrub_state().unrepaired.count, u64::from(tried == 48), "{tried}");
+    }
+    assert_eq!(poor.inner.scrub.waiting_repairs(), 0);
+    poor.close().await;
+    world.close().await;
+}
+
 #[tokio::test]
 async fn one_that_is_left_is_gone_on_with_and_two_are_not_at_once() {
     let world = World::new(1).await;

@@ -18,7 +18,6 @@ use super::super::runtime;
 use super::passphrase::{self, Asked};
 use super::state::{self, Places};
 use super::{CACHE, CONFIG, FORM, MANIFEST, RestoreArgs, SETTINGS, STATE};
-
 use crate::backup::{Archive, Entry, Opener};
 use crate::cli::admin::{self, NotGiven, Reach};
 use crate::cli::{Ended, out};

@@ -17,7 +17,6 @@ use super::passphrase::{self, Asked};
 use super::source::Source;
 use super::state::Places;
 use super::{BackupArgs, CACHE, FORM, MANIFEST};
-
 use crate::backup::{Packed, Sealer, Seeds, WORK_FACTOR};
 use crate::cli::{Ended, out};
 use crate::config::Config;

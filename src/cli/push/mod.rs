@@ -175,7 +175,8 @@ fn target_lines(target: &Value) -> Vec<String> {
         line("sending", sending.as_str().map(str::to_owned));
     }
     for differs in target.get("differs").and_then(Value::as_array).into_iter().flatten() {
-        let shown = differs.as_str().map(|it| format!("{it}: known elsewhere with another NAR"));
+        let shown =
+            differs.as_str().map(|it| format!("{it}: known here or elsewhere with another NAR"));
         line("not put", shown);
     }
     line("next try", number("retry_in_s").map(|wait| format!("in {}", status::span(wait))));
@@ -199,7 +200,7 @@ mod tests {
 s3://nix-cache: waiting
   waiting    3 objects, 2.0 KiB, the oldest for 1 min 5 s
   lost       1 whose bytes are damaged: build and push them again
-  not put    made: known elsewhere with another NAR
+  not put    made: known here or elsewhere with another NAR
   next try   in 40 s
   last error connection refused
 file:///mnt/stick: idle

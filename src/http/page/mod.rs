@@ -1,5 +1,6 @@
 //! The page that people see. It shows what `/api/status` says, and the lines to paste.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 
 use askama::Template;
@@ -7,7 +8,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper::header::HeaderValue;
 use sha2::{Digest, Sha256};
 
-use super::admin_scrub::{ScrubStatus, UnrepairedPath};
+use super::admin_scrub::{ScrubStatus, and_more};
 use super::appliance::Appliance;
 use super::clients::ClientsShown;
 use super::history::Tally;
@@ -57,7 +58,7 @@ struct Page<'a> {
     full: String,
     checked: String,
     found: Option<String>,
-    lost: &'a [UnrepairedPath],
+    lost: Vec<Lost<'a>>,
     pinned: String,
     written: String,
     free: String,
@@ -67,6 +68,13 @@ struct Page<'a> {
     clients: Option<ClientsShown>,
     machine: Vec<(&'static str, String)>,
     ca: Option<String>,
+}
+
+/// Paths that are lost to the disk, in one way.
+struct Lost<'a> {
+    what: &'static str,
+    names: Vec<&'a str>,
+    more: String,
 }
 
 /// No scripts, no frames, no forms, nothing from elsewhere; one style, by its hash, and the empty
@@ -107,7 +115,10 @@ pub(super) fn at_port(host: &str, port: u16) -> String {
 pub(super) fn render(view: View<'_>) -> String {
     let View { status, address, hours, days, clients } = view;
     let targets = &status.queue.targets;
+    // What is dropped before it is queued is told at every target.
+    let mut seen = HashSet::new();
     let differing = targets.iter().flat_map(|target| &target.differs).map(String::as_str);
+    let differing = differing.filter(|name| seen.insert(*name));
     let page = Page {
         style: STYLE,
         status,
@@ -121,7 +132,7 @@ pub(super) fn render(view: View<'_>) -> String {
         full: full(status.store.days_to_full),
         checked: checked(&status.scrub),
         found: found(&status.scrub),
-        lost: &status.scrub.unrepaired_paths,
+        lost: lost(&status.scrub),
         pinned: bytes(status.store.pinned_bytes),
         written: bytes(status.store.written_bytes),
         free: bytes(status.host.disk_free_bytes),
@@ -189,8 +200,22 @@ fn found(scrub: &ScrubStatus) -> Option<String> {
     let any = found + repaired + unrepaired > 0;
     any.then(|| match unrepaired {
         0 => format!("{found} NARs, {repaired} fetched again"),
-        lost => format!("{found} NARs, {repaired} fetched again, {lost} not to be had"),
+        lost => format!("{found} NARs, {repaired} fetched again, {lost} not to be had so far"),
     })
+}
+
+fn lost(scrub: &ScrubStatus) -> Vec<Lost<'_>> {
+    let of = |nowhere, what| {
+        let (paths, all) = scrub.lost(nowhere);
+        let names: Vec<_> = paths.iter().map(|path| path.name.as_str()).collect();
+        let more = and_more(names.len(), all);
+        (all > 0).then_some(Lost { what, names, more })
+    };
+    let nowhere = "These paths were damaged and no upstream has them now: build and push them again, see \
+                   to the upstream that had them, or let them go with snowberry evict.";
+    let yet = "These paths were damaged and could not be fetched again yet. They are tried again each \
+               hour for two days, and whenever somebody asks for them.";
+    of(true, nowhere).into_iter().chain(of(false, yet)).collect()
 }
 
 fn upstream(it: &UpstreamStatus) -> String {
@@ -253,6 +278,7 @@ fn waits(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::admin_scrub::UnrepairedPath;
     use super::super::clients::{AskedShown, ClientShown};
     use super::super::status::tests::{status, target};
     use super::super::troubles::troubles;
@@ -377,13 +403,14 @@ mod tests {
         let mut ill = status();
         let why = Some("403 <denied>".to_owned());
         let differs = vec!["x-<script>alert(1)</script>".to_owned()];
-        ill.queue.targets =
-            vec![super::super::status::Target { last_error: why, differs, ..target() }];
+        let one = super::super::status::Target { last_error: why, differs, ..target() };
+        ill.queue.targets = vec![one.clone(), one];
         let page = render(&ill, "http://10.0.0.1");
         for part in ["403 &#60;denied&#62;", "Builds that differ", "x-&#60;script&#62;alert(1)"] {
             assert!(page.contains(part), "{part} is not in\n{page}");
         }
         assert!(!page.contains("<script"), "{page}");
+        assert_eq!(page.matches("alert(1)").count(), 1, "once for both targets: {page}");
     }
 
     #[test]
@@ -393,22 +420,26 @@ mod tests {
         let mut ill = status();
         ill.scrub.last_done_s = Some(86_400);
         assert!(render(&ill, "http://10.0.0.1").contains("<td>all of it 1 d 0 h ago</td>"));
+        let lost = |name: &str, nowhere| UnrepairedPath { name: name.into(), since_s: 60, nowhere };
         ill.scrub = ScrubStatus {
             state: "running",
             checked_bytes: 1024,
             of_bytes: 4096,
             found: 3,
             repaired: 2,
-            unrepaired: 1,
-            unrepaired_paths: vec![UnrepairedPath { name: "<x>-1".into(), since_s: 60 }],
+            unrepaired: 7,
+            unrepaired_nowhere: 2,
+            unrepaired_paths: vec![lost("<x>-1", true), lost("y-1", false), lost("z-1", false)],
             ..ill.scrub
         };
         let page = render(&ill, "http://10.0.0.1");
         for part in [
             "1.0 KiB of 4.0 KiB, going on; all of it 1 d 0 h ago",
-            "3 NARs, 2 fetched again, 1 not to be had",
-            "<bdi>&#60;x&#62;-1</bdi>",
-            "no upstream has now: &#60;x&#62;-1.",
+            "3 NARs, 2 fetched again, 7 not to be had so far",
+            "<li><bdi>&#60;x&#62;-1</bdi></li>\n<li>and 1 more</li>",
+            "no upstream has now: &#60;x&#62;-1 and 1 more.",
+            "<li><bdi>z-1</bdi></li>\n<li>and 3 more</li>",
+            "could not be fetched again yet: y-1, z-1 and 3 more.",
             "(for 1 min",
         ] {
             assert!(page.contains(part), "{part} is not in\n{page}");
