@@ -259,8 +259,11 @@ async fn what_nobody_could_be_asked_for_is_not_called_lost() {
     assert_eq!(world.cache.scrub_state().unrepaired, Unrepaired::default());
     world.cache.inner.memory.no_room.forget(&wrong.narinfo.nar_hash);
     assert_eq!(scrub(&world.cache, true).await.repaired, 1);
-    // ... or no memory: when that has been so for two days, it is told all the same.
-    let wrong = world.publish(0, "wrong-too", noise(100_000, 3), Compression::Xz);
+    world.close().await;
+    // ... or no memory: when that has been so for two days, it is told all the same. Nothing else is
+    // held there, whose check would wait for memory.
+    let world = World::new(1).await;
+    let wrong = world.publish(0, "wrong", noise(100_000, 1), Compression::Xz);
     drop(smuggle(&world, &wrong, other.file.clone()).await);
     let config = super::Config { unpack_bytes_max: 1, ..world.cache.inner.config.clone() };
     let upstreams = world.cache.inner.upstreams().to_vec();
