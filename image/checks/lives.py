@@ -25,9 +25,9 @@ REST_MIB_A_DAY_MAX = 20
 REST_WATCHED_S = 180
 DAY_S = 86400
 # The plug is pulled at some write of so many seconds.
-PUSHED_FOR_S = 45
+PUSHED_FOR_S = 20
 # Of what was pushed before earlier pulls so many are asked for after each; all of them in the end.
-OLDER_ASKED_MAX = 25
+OLDER_ASKED_MAX = 10
 # Something that the house builds and pushes, with a name of its own.
 EXPRESSION = """derivation {{
   name = "{name}"; system = builtins.currentSystem; builder = "/bin/sh"; PATH = "/usr/bin:/bin";
