@@ -6,7 +6,7 @@ use tracing::info;
 
 use super::{Cache, Errand, Inner};
 use crate::nix::{NarHash, StorePathHash};
-use crate::store::{Gone, Out, Queued};
+use crate::store::{self, Gone, Out, Queued};
 
 /// NARs that are told one by one; more are counted.
 const OUTS_MAX: usize = 10_000;
@@ -38,7 +38,7 @@ pub struct Evicted {
     pub bytes: u64,
     /// What may not go: pinned, waiting to be pushed or for its narinfo.
     pub kept_bytes: u64,
-    /// What is left at least, with what somebody reads just now.
+    /// What is left, without what went and is still read by somebody.
     pub left_bytes: u64,
 }
 
@@ -67,10 +67,10 @@ impl Cache {
         told: impl Fn(u64, usize) + Send + Sync,
     ) -> Result<Evicted, Errand> {
         let store = &self.inner.store;
-        let before = store.figures().used_bytes;
         let mut evicted = Evicted::default();
         loop {
-            let outs = store.evict_to(to_bytes).await?;
+            let store::Outs { nars: outs, left_bytes } = store.evict_to(to_bytes).await?;
+            evicted.left_bytes = left_bytes;
             if outs.is_empty() {
                 break;
             }
@@ -82,7 +82,6 @@ impl Cache {
             told(evicted.bytes, evicted.count);
         }
         evicted.kept_bytes = store.kept_back_bytes();
-        evicted.left_bytes = before.saturating_sub(evicted.bytes);
         info!(nars = evicted.count, bytes = evicted.bytes, "evicted by hand");
         Ok(evicted)
     }

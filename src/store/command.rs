@@ -12,7 +12,7 @@ use super::nar::{HeldNar, Place};
 use super::room::Room;
 use super::session::Session;
 use super::small::IndexOp;
-use super::{Error, Finished, Gone, Out};
+use super::{Error, Finished, Gone, Outs};
 use crate::nix::NarHash;
 
 /// What a command's caller is told.
@@ -49,7 +49,7 @@ pub(super) enum Act {
     /// A NAR has to go.
     Withdraw { nar_hash: NarHash, reply: Reply<()> },
     /// What goes next has to go, until no more than so much is used.
-    EvictTo { to_bytes: u64, reply: Reply<Vec<Out>> },
+    EvictTo { to_bytes: u64, reply: Reply<Outs> },
     /// A NAR has to go, unless it is kept.
     EvictNar { nar_hash: NarHash, reply: Reply<Gone> },
     /// The bytes of a held NAR are not its own, though its rows are as they were written.

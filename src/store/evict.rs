@@ -16,7 +16,7 @@ use super::room::Room;
 use super::session::{Session, Used};
 use super::tables::{DOOMED, Fault, NAR, NAR_HASH, NAR_USE};
 use super::writer::{Durable, Writer};
-use super::{Error, Gone, Origin, Out, lock};
+use super::{Error, Gone, Origin, Out, Outs, lock};
 use crate::nix::NarHash;
 
 /// NARs doomed in one transaction.
@@ -144,7 +144,7 @@ impl Writer {
     }
 
     /// Lets a slice of what goes next go for somebody who says so.
-    pub(super) fn evict_to(&mut self, to_bytes: u64) -> Result<Vec<Out>, Fault> {
+    pub(super) fn evict_to(&mut self, to_bytes: u64) -> Result<Outs, Fault> {
         // All of it has to stand in the one order.
         self.commit_group()?;
         if self.session.has_uses() {
@@ -158,10 +158,12 @@ impl Writer {
             .sum();
         let used = self.session.space.kept_bytes().saturating_sub(going);
         if used <= to_bytes {
-            return Ok(Vec::new());
+            return Ok(Outs { nars: Vec::new(), left_bytes: used });
         }
         let (chosen, _) = self.choose(used - to_bytes)?;
-        self.metered_doom(&chosen)
+        let nars = self.metered_doom(&chosen)?;
+        let goes: u64 = nars.iter().map(|out| out.takes_bytes).sum();
+        Ok(Outs { nars, left_bytes: used.saturating_sub(goes) })
     }
 
     /// Lets a NAR go for somebody who says so.

@@ -77,7 +77,7 @@ pub use history::History;
 pub use index::FORMAT;
 pub use nar::HeldNar;
 pub use nouns::{Error, Figures, Finished, Origin, State, StoredNarInfo};
-pub use outs::{Gone, Out};
+pub use outs::{Gone, Out, Outs};
 pub use pins::{Holding, PIN_NAME_LEN_MAX, Pin, PinnedPath};
 pub use push::{Acceptance, Alias, QueueRow, Queued, TargetQueue};
 pub use room::Reservation;

@@ -37,6 +37,16 @@ pub struct Out {
     pub unused_since_s: Option<u64>,
 }
 
+/// Some of what goes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outs {
+    /// The NARs, in their order.
+    pub nars: Vec<Out>,
+    /// What is used without them, and without what went before and is still there: rows that somebody
+    /// reads go later.
+    pub left_bytes: u64,
+}
+
 /// How a NAR went that was named.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gone {
@@ -59,7 +69,7 @@ impl Store {
 
     /// Lets some of what goes next go, so that at most `to_bytes` are used; none when no more are
     /// to go, or may. Their rows go behind this.
-    pub async fn evict_to(&self, to_bytes: u64) -> Result<Vec<Out>, Error> {
+    pub async fn evict_to(&self, to_bytes: u64) -> Result<Outs, Error> {
         let session = self.shared.session()?;
         self.shared.ask(&session, |reply| Act::EvictTo { to_bytes, reply }).await
     }

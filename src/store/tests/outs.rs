@@ -6,7 +6,7 @@ use super::push_index::in_index;
 use crate::nix::NarHash;
 use crate::store::layout::stream_takes;
 use crate::store::tables::USE_TIME;
-use crate::store::{Gone, Origin, Out, Store};
+use crate::store::{Gone, Origin, Out, Outs, Store};
 
 const LEN: usize = 100_000;
 
@@ -17,7 +17,7 @@ fn hashes(outs: &[Out]) -> Vec<NarHash> {
 async fn evicted(store: &Store, to_bytes: u64) -> Vec<Out> {
     let mut all = Vec::new();
     loop {
-        let some = store.evict_to(to_bytes).await.unwrap();
+        let some = store.evict_to(to_bytes).await.unwrap().nars;
         if some.is_empty() {
             return all;
         }
@@ -73,6 +73,11 @@ async fn what_is_kept_or_read_stays_and_what_is_named_goes_all_the_same() {
     let Gone::Out(out) = store.evict_nar(nar_hash(1)).await.unwrap() else { panic!("it stays") };
     assert_eq!(out.takes_bytes, stream_takes(LEN as u64));
     assert!(store.nar(nar_hash(1)).await.unwrap().is_none());
+    // What went and is still read is there, and does not count as left.
+    let takes = stream_takes(LEN as u64);
+    assert_eq!(store.figures().used_bytes, 2 * takes);
+    let more = store.evict_to(takes).await.unwrap();
+    assert_eq!(more, Outs { nars: Vec::new(), left_bytes: takes });
     check_whole(&reader).await;
     drop(reader);
     check_pins(&store).await;
