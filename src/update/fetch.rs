@@ -17,7 +17,7 @@ use super::{Config, fat};
 use crate::appliance::read_bounded;
 use crate::metrics::Metrics;
 use crate::nix::{StoreDir, TrustedKeys};
-use crate::upstream::{self, NarBody, Resume, Upstream};
+use crate::upstream::{self, DOCUMENT_LEN_MAX, NarBody, Resume, Upstream};
 
 /// The head of the newest version's file, on the server.
 const LATEST: &str = "latest";
@@ -28,9 +28,6 @@ const PART_ETAG: &str = "download.etag";
 
 /// Longest `ETag`.
 const ETAG_LEN_MAX: u64 = 1024;
-
-/// The longest `latest`: a head is some lines.
-const LATEST_LEN_MAX: usize = 64 << 10;
 
 /// Left free on the data partition besides: the cache lives there.
 const RESERVE_BYTES: u64 = 64 << 20;
@@ -100,7 +97,7 @@ impl Server {
     /// The signed head of the newest version.
     pub async fn latest(&self, keys: &TrustedKeys) -> Result<Head, Error> {
         let fetch = |source| Error::Fetch { name: LATEST.to_owned(), source };
-        let text = self.upstream.document(LATEST, LATEST_LEN_MAX).await.map_err(fetch)?;
+        let text = self.upstream.document(LATEST, DOCUMENT_LEN_MAX).await.map_err(fetch)?;
         let text = text.ok_or_else(|| Error::Absent(LATEST.to_owned()))?;
         let name = format!("{LATEST} of {}", self.upstream.url());
         let wrong = |source| Error::Manifest { name, source };

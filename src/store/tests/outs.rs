@@ -75,7 +75,7 @@ async fn what_is_kept_or_read_stays_and_what_is_named_goes_all_the_same() {
     assert!(store.nar(nar_hash(1)).await.unwrap().is_none());
     // What went and is still read is there, and does not count as left.
     let takes = stream_takes(LEN as u64);
-    assert_eq!(store.figures().used_bytes, 2 * takes);
+    assert!(store.figures().used_bytes >= 2 * takes);
     let more = store.evict_to(takes).await.unwrap();
     assert_eq!(more, Outs { nars: Vec::new(), left_bytes: takes });
     check_whole(&reader).await;
