@@ -6,6 +6,7 @@ Every port that is forwarded is one of this machine's loopback.
 
 import contextlib
 import json
+import random
 import re
 import secrets
 import socket
@@ -57,10 +58,12 @@ class Failed(Exception):
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens at."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port of loopback that nobody listens at, below those that the kernel gives to connections."""
+    while True:
+        port = random.randrange(22_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as found:
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(what: str, limit_s: float, look: Callable[[], T | None]) -> T:

@@ -28,6 +28,7 @@ pub(crate) mod scripted;
 pub(crate) mod snowberry;
 
 use std::future::Future;
+use std::hash::BuildHasher as _;
 use std::time::{Duration, Instant};
 
 pub(crate) use bucket::{Bucket, Wrong};
@@ -61,13 +62,19 @@ where
     }
 }
 
+/// Where servers listen that cannot choose a port of their own: below the ports that the kernel gives to
+/// connections, of which others make hundreds between our look and the server's.
+const PORTS: std::ops::Range<u16> = 10_000..22_000;
+
 /// A port of loopback that was free a moment ago, for servers that cannot choose their own; so is
 /// the port 10000 above it (`SeaweedFS` takes that one too).
 pub(crate) fn free_port() -> u16 {
     for _ in 0..100 {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let Some(above) = port.checked_add(10_000) else { continue };
-        if std::net::TcpListener::bind(("127.0.0.1", above)).is_ok() {
+        let chance =
+            std::hash::RandomState::new().hash_one(0) % u64::try_from(PORTS.len()).unwrap();
+        let port = PORTS.start + u16::try_from(chance).unwrap();
+        let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free(port) && is_free(port + 10_000) {
             return port;
         }
     }
