@@ -1,9 +1,11 @@
 //! The Debian package, made of the program under test, in a small Debian 12 of its own: installed,
-//! upgraded, removed, purged; judged by lintian; the same bytes when it is made again.
+//! upgraded, removed, purged; judged by lintian; the same bytes when it is made again. Where there is a
+//! program for the Pi (`tests/run --arm`) all of it is done with that, in a Debian for arm64 under qemu.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test stops and says what it saw")]
 
 mod world;
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -31,6 +33,14 @@ const UNITS: [&str; 8] = [
 const NOT_ENABLED: [&str; 8] =
     ["disabled", "disabled", "disabled", "indirect", "disabled", "disabled", "static", "disabled"];
 
+/// The program for the Pi, as `image/build-binary` makes it.
+const PI: &str = "SNOWBERRY_BIN_AARCH64";
+
+/// What Debian calls the machine that the package is for.
+fn arch() -> &'static str {
+    if env::var_os(PI).is_some() { "arm64" } else { "amd64" }
+}
+
 /// The package as revision 1 and as revision 2, which differs in nothing else.
 struct Packages {
     folder: TempDir,
@@ -39,7 +49,7 @@ struct Packages {
 impl Packages {
     fn file(&self, revision: u32) -> PathBuf {
         let found = fs::read_dir(self.folder.path()).unwrap().map(|it| it.unwrap().path());
-        let wanted = format!("-{revision}_amd64.deb");
+        let wanted = format!("-{revision}_{}.deb", arch());
         found.into_iter().find(|path| path.to_str().unwrap().ends_with(&wanted)).unwrap()
     }
 }
@@ -56,14 +66,15 @@ fn packages() -> &'static Packages {
 }
 
 fn name(revision: u32) -> String {
-    format!("snowberry_{}-{revision}_amd64.deb", env!("CARGO_PKG_VERSION"))
+    format!("snowberry_{}-{revision}_{}.deb", env!("CARGO_PKG_VERSION"), arch())
 }
 
 fn build(revision: u32) -> PathBuf {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let program = env::var_os(PI).unwrap_or_else(|| env!("CARGO_BIN_EXE_snowberry").into());
     let printed = run(Command::new(top.join("image/build-deb"))
-        .arg("amd64")
-        .env("SNOWBERRY_BINARY", env!("CARGO_BIN_EXE_snowberry"))
+        .arg(arch())
+        .env("SNOWBERRY_BINARY", program)
         .env("SNOWBERRY_DEB_REVISION", revision.to_string())
         .env("SOURCE_DATE_EPOCH", DATE));
     top.join(printed.trim())
@@ -87,7 +98,7 @@ struct Machine {
 impl Machine {
     /// One with both packages at `/world`. None: the test was noted as skipped and must return.
     fn new() -> Option<Self> {
-        let root = parts::part("debian")?;
+        let root = parts::part(if arch() == "amd64" { "debian" } else { "debian-arm64" })?;
         parts::program("dpkg-deb")?;
         let folder = TempDir::new().unwrap();
         for name in ["upper", "work", "merged", "world"] {
@@ -104,16 +115,23 @@ impl Machine {
     #[track_caller]
     fn run(&self, script: &str) -> String {
         let enter = r#"
-            mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/merged"
+            mount -t overlay -o "userxattr,lowerdir=$1,upperdir=$2/upper,workdir=$2/work" overlay "$2/merged"
             cd "$2"; mount --bind world merged/world
             mount -t proc proc merged/proc; mount --rbind /dev merged/dev
             exec chroot merged env -i LC_ALL=C.UTF-8 HOME=/root DEBIAN_FRONTEND=noninteractive \
               PATH=/usr/sbin:/usr/bin:/sbin:/bin /bin/sh -euc "$3" 2>&1"#;
-        run(Command::new("unshare")
-            .args(["--mount", "--pid", "--fork", "--kill-child", "--", "/bin/sh", "-euc", enter])
-            .arg("enter")
-            .args([&self.root, self.folder.path()])
-            .arg(script))
+        let mut machine = if arch() == "amd64" {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--mount", "--pid", "--fork", "--kill-child", "--"]);
+            unshare
+        } else {
+            let mut emulated = Command::new("bash");
+            let library = concat!(env!("CARGO_MANIFEST_DIR"), "/image/lib/userns.sh");
+            emulated.args(["-euc", r#". "$0"; in_userns "$@""#, library]);
+            emulated
+        };
+        machine.args(["/bin/sh", "-euc", enter, "enter"]);
+        run(machine.args([&self.root, self.folder.path()]).arg(script))
     }
 
     /// What `systemctl is-enabled` says of each unit, in the order of [`UNITS`].

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # in_userns COMMAND...: runs it as root of a user namespace of its own, in which programs for arm64 run
 # through qemu-user. Neither root nor a changed binfmt of this machine is needed: since Linux 6.7
-# binfmt_misc can be mounted in a user namespace. Wants a range in /etc/subuid and /etc/subgid.
+# binfmt_misc can be mounted in a user namespace. Wants what userns_ids asks for.
 
 in_userns() {
     # shellcheck disable=SC2016
@@ -17,4 +17,16 @@ in_userns() {
                     > /proc/sys/fs/binfmt_misc/register
             fi
             exec "$@"' -- "$@"
+}
+
+# userns_ids: whether this user has the ranges of ids from which in_userns takes its users and groups; if
+# not, says how to get them.
+userns_ids() {
+    local user ranges
+    user=$(id -un)
+    for ranges in /etc/subuid /etc/subgid; do
+        grep -qsE "^($user|$(id -u)):" "$ranges" && continue
+        echo "$ranges gives $user no range of ids; as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 $user" >&2
+        return 1
+    done
 }
