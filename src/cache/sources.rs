@@ -216,6 +216,7 @@ impl Sources {
             inner.memory.confirmed.forget(&key);
             inner.memory.forget_ready(key);
         }
+        inner.path_goes(*name).await;
         narinfo::withdraw(inner, *name, !self.other_nar).await;
     }
 

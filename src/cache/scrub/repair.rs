@@ -99,13 +99,7 @@ impl Inner {
         self: &Arc<Self>,
         tell: &(impl Fn(u64, u64) + Sync),
     ) -> (u64, u64) {
-        let waiting = {
-            let mut repairs = locked(&self.scrub.repairs.due);
-            let room = REPAIRS_MAX.saturating_sub(repairs.len());
-            let new = self.store.take_withdrawn(room).into_iter();
-            repairs.extend(new.map(|nar_hash| Repair { nar_hash, tries: 0, path: None }));
-            repairs.len()
-        };
+        let waiting = self.take_withdrawn();
         let of = u64::try_from(waiting).unwrap_or(u64::MAX);
         let (mut came, mut failed) = (0, 0);
         for done in 0..of {
@@ -131,6 +125,29 @@ impl Inner {
             }
         }
         (came, failed)
+    }
+
+    /// Takes over what the store withdrew, as far as there is room: how many are to be fetched then.
+    fn take_withdrawn(&self) -> usize {
+        let mut due = locked(&self.scrub.repairs.due);
+        let room = REPAIRS_MAX.saturating_sub(due.len());
+        let new = self.store.take_withdrawn(room).into_iter();
+        due.extend(new.map(|nar_hash| Repair { nar_hash, tries: 0, path: None }));
+        due.len()
+    }
+
+    /// This NAR is nowhere to be had, and its path is about to be promised no more. Where its bytes were
+    /// damaged, the next look for it still knows which path that was.
+    pub(in super::super) async fn path_goes(&self, name: NarName) {
+        self.take_withdrawn();
+        let is_it = |it: &Repair| it.nar_hash == name.nar_hash && it.path.is_none();
+        if !locked(&self.scrub.repairs.due).iter().any(is_it) {
+            return;
+        }
+        let path = self.path(name.key).await;
+        if let Some(repair) = locked(&self.scrub.repairs.due).iter_mut().find(|it| is_it(it)) {
+            repair.path = Some(path);
+        }
     }
 
     /// Fetches a NAR again, as for a client.

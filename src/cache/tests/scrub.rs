@@ -119,6 +119,25 @@ async fn what_nobody_has_is_withdrawn_and_not_promised_any_more() {
 }
 
 #[tokio::test]
+async fn what_a_client_hears_first_is_told_by_its_name_too() {
+    let world = World::new(1).await;
+    let lost = world.make("lost", noise(100_000, 1), Compression::Xz, Vec::new());
+    let other = world.make("other", noise(100_000, 2), Compression::Zstd, Vec::new());
+    drop(smuggle(&world, &lost, other.file.clone()).await);
+    assert_eq!(scrub(&world.cache, false).await.found, 1);
+    assert!(world.whole(&lost).await.unwrap().is_none());
+    assert!(world.store.lookup(lost.key()).await.unwrap().is_none());
+    assert_eq!(scrub(&world.cache, true).await.unrepaired, 1);
+    let unrepaired = world.cache.scrub_state().unrepaired;
+    assert_eq!((unrepaired.count, unrepaired.nowhere), (1, 1));
+    assert!(unrepaired.named[0].0.ends_with("-lost"), "{unrepaired:?}");
+    // Nor is it told any more when it came.
+    push(&world, &lost).await;
+    assert_eq!(world.cache.scrub_state().unrepaired, Unrepaired::default());
+    world.close().await;
+}
+
+#[tokio::test]
 async fn what_cannot_be_fetched_now_is_fetched_later() {
     let world = World::new(1).await;
     let wrong = world.publish(0, "wrong", noise(100_000, 1), Compression::Xz);
