@@ -153,7 +153,10 @@ impl Segments {
         guarded(|| Ok(builder.set_cache_size(cache).create_with_backend(backend)?))
     }
 
-    fn open_read(&self, segment: u32) -> Result<ReadOnlyDatabase, Fault> {
+    /// Opens a segment to read it. One that a crash left dirty, or a disk that was full when it was
+    /// closed, is opened and closed once for writing; where it still cannot be closed cleanly it stays
+    /// open for writing: nothing that is in it is worse for that.
+    fn open_read(&self, segment: u32) -> Result<Handle, Fault> {
         let mut builder = Database::builder();
         builder.set_cache_size(READ_CACHE_BYTES);
         let open = || {
@@ -161,13 +164,17 @@ impl Segments {
             guarded(|| Ok(builder.open_read_only_with_backend(backend)?))
         };
         match open() {
-            // A crash left it dirty: opened and closed once for writing.
-            Err(Fault::Redb(error)) if matches!(*error, redb::Error::RepairAborted) => {
-                drop(self.open_write(segment, Mode::Write, READ_CACHE_BYTES)?);
-                open()
-            }
-            other => other,
+            Err(Fault::Redb(error)) if matches!(*error, redb::Error::RepairAborted) => {}
+            other => return Ok(Handle::Read(other?)),
         }
+        let open_write = || self.open_write(segment, Mode::Write, READ_CACHE_BYTES);
+        let database = open_write()?;
+        if let Err(fault) = guarded(|| Ok(database.close()?)) {
+            let error: &dyn std::error::Error = &fault;
+            tracing::warn!(segment, error, "segment did not close cleanly and stays open");
+            return Ok(Handle::Write(open_write()?));
+        }
+        Ok(Handle::Read(open()?))
     }
 
     /// The stream bytes of a row, whole and as they were written; nothing is copied.
@@ -208,7 +215,7 @@ impl Segments {
             if self.over.load(Ordering::Acquire) {
                 return Err(Fault::Refused("the store was opened again".into()));
             }
-            *handle = Handle::Read(self.open_read(segment)?);
+            *handle = self.open_read(segment)?;
         }
         Ok(())
     }

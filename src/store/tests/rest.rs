@@ -1,12 +1,19 @@
 //! After a while of quiet the files are closed, and nobody notices.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::kit::*;
+use crate::metrics::Metrics;
+use crate::store::backend::Meters;
+use crate::store::disk::Mode;
 use crate::store::disk::fault::{Call, Faulty, Trouble};
 use crate::store::disk::memory::Memory;
-use crate::store::keys::SmallKey;
-use crate::store::tables::SMALL_USE;
+use crate::store::keys::{SmallKey, row_key};
+use crate::store::queue::Queue;
+use crate::store::segment::{Segments, WRITE_CACHE_BYTES};
+use crate::store::tables::{ROWS, SMALL_USE};
+use crate::store::writer::{Durable, write_txn};
 use crate::store::{State, Store};
 
 /// A house whose store rests as soon as nobody asks.
@@ -150,6 +157,47 @@ async fn a_full_disk_does_not_keep_a_resting_store_from_answering() {
     store.flush().await.unwrap();
     check_read(&store, 0..6).await;
     store.close().await;
+}
+
+/// A file has to change its length when it is closed, and cannot: it is dirty then, and not damaged.
+#[test]
+fn a_segment_that_a_full_disk_keeps_from_closing_is_read_all_the_same() {
+    const ROWS_BEFORE: u32 = 64;
+    let body = stream(7, 256 << 10);
+    for removed in 1..ROWS_BEFORE {
+        let disk = Faulty::new(Memory::new(1 << 30));
+        let meters = Meters::new(Metrics::new());
+        let segments = Segments::new(Arc::new(disk.clone()), meters, Arc::new(Queue::new(16)));
+        segments.open_for_writing(0, Mode::Create, WRITE_CACHE_BYTES).unwrap();
+        let change = |act: &dyn Fn(&redb::WriteTransaction)| {
+            let write = |database: &redb::Database| {
+                let txn = write_txn(database, Durable::Yes)?;
+                act(&txn);
+                Ok(txn.commit()?)
+            };
+            segments.write(0, write).unwrap();
+        };
+        for row in 0..ROWS_BEFORE {
+            change(&|txn| ROWS.insert(txn, &row_key(1, row), &body).unwrap());
+        }
+        let left = ROWS_BEFORE - removed;
+        change(&|txn| {
+            for row in left..ROWS_BEFORE {
+                assert!(ROWS.remove(txn, &row_key(1, row)).unwrap());
+            }
+        });
+        disk.fail(Call::SetLen, Trouble::Enospc);
+        for _ in 0..3 {
+            assert!(segments.rest());
+            for row in 0..left {
+                assert_eq!(segments.read_row(0, 1, row).unwrap(), body, "{removed}");
+            }
+        }
+        disk.well();
+        assert!(segments.rest());
+        assert_eq!(segments.read_row(0, 1, 0).unwrap(), body);
+        segments.close_all();
+    }
 }
 
 /// The narinfo that was used longest ago, as the index says.
