@@ -59,7 +59,16 @@ enum Handle {
     #[default]
     Closed,
     Read(ReadOnlyDatabase),
+    /// Only read, and open for writing since it could not be closed cleanly.
+    Dirty(Database),
     Write(Database),
+}
+
+impl Handle {
+    /// Whether it is there for readers alone, and may be closed and opened again at any time.
+    const fn is_reader(&self) -> bool {
+        matches!(self, Self::Read(_) | Self::Dirty(_))
+    }
 }
 
 impl std::fmt::Debug for Handle {
@@ -67,6 +76,7 @@ impl std::fmt::Debug for Handle {
         f.write_str(match self {
             Self::Closed => "Closed",
             Self::Read(_) => "Read",
+            Self::Dirty(_) => "Dirty",
             Self::Write(_) => "Write",
         })
     }
@@ -155,7 +165,7 @@ impl Segments {
 
     /// Opens a segment to read it. One that a crash left dirty, or a disk that was full when it was
     /// closed, is opened and closed once for writing; where it still cannot be closed cleanly it stays
-    /// open for writing: nothing that is in it is worse for that.
+    /// open so: nothing that is in it is worse for that.
     fn open_read(&self, segment: u32) -> Result<Handle, Fault> {
         let mut builder = Database::builder();
         builder.set_cache_size(READ_CACHE_BYTES);
@@ -172,7 +182,7 @@ impl Segments {
         if let Err(fault) = guarded(|| Ok(database.close()?)) {
             let error: &dyn std::error::Error = &fault;
             tracing::warn!(segment, error, "segment did not close cleanly and stays open");
-            return Ok(Handle::Write(open_write()?));
+            return Ok(Handle::Dirty(open_write()?));
         }
         Ok(Handle::Read(open()?))
     }
@@ -194,7 +204,7 @@ impl Segments {
             let txn = match &*handle {
                 Handle::Closed => return Err(Fault::Refused("the segment is being closed".into())),
                 Handle::Read(database) => database.begin_read()?,
-                Handle::Write(database) => database.begin_read()?,
+                Handle::Dirty(database) | Handle::Write(database) => database.begin_read()?,
             };
             let found = ROWS.open_for_read(&txn)?.get_owned(key.as_slice())?;
             let guard = found.ok_or(Fault::Missing(ROWS.name()))?;
@@ -225,14 +235,14 @@ impl Segments {
         let slots: Vec<_> = lock(&self.slots).values().cloned().collect();
         let is_read = |slot: &&Arc<Slot>| {
             !Arc::ptr_eq(slot, except)
-                && slot.handle.try_read().is_ok_and(|handle| matches!(*handle, Handle::Read(_)))
+                && slot.handle.try_read().is_ok_and(|handle| handle.is_reader())
         };
         let mut open: Vec<_> = slots.iter().filter(is_read).collect();
         open.sort_by_key(|slot| slot.used.load(Ordering::Relaxed));
         let surplus = (open.len() + 1).saturating_sub(OPEN_MAX);
         for slot in open.into_iter().take(surplus) {
             if let Ok(mut handle) = slot.handle.try_write()
-                && matches!(*handle, Handle::Read(_))
+                && handle.is_reader()
             {
                 *handle = Handle::Closed;
             }
@@ -243,7 +253,7 @@ impl Segments {
     pub(super) fn forget_reader(&self, segment: u32) {
         let slot = self.slot(segment);
         if let Ok(mut handle) = slot.handle.try_write()
-            && matches!(*handle, Handle::Read(_))
+            && handle.is_reader()
         {
             *handle = Handle::Closed;
         }
@@ -301,7 +311,7 @@ impl Segments {
         let slot = self.slot(segment);
         match &*read_guard(&slot) {
             Handle::Write(database) => guarded(|| act(database)),
-            Handle::Closed | Handle::Read(_) => Err(Fault::Missing(ROWS.name())),
+            Handle::Closed | Handle::Read(_) | Handle::Dirty(_) => Err(Fault::Missing(ROWS.name())),
         }
     }
 
@@ -313,7 +323,7 @@ impl Segments {
         let mut handle = slot.handle.write().unwrap_or_else(PoisonError::into_inner);
         match std::mem::take(&mut *handle) {
             Handle::Closed | Handle::Read(_) => Ok(()),
-            Handle::Write(database) => guarded(|| Ok(database.close()?)),
+            Handle::Dirty(database) | Handle::Write(database) => guarded(|| Ok(database.close()?)),
         }
     }
 
@@ -326,7 +336,10 @@ impl Segments {
         for (segment, slot) in slots {
             let Ok(mut handle) = slot.handle.try_write() else { continue };
             any |= !matches!(*handle, Handle::Closed);
-            let Handle::Write(database) = std::mem::take(&mut *handle) else { continue };
+            let (Handle::Dirty(database) | Handle::Write(database)) = std::mem::take(&mut *handle)
+            else {
+                continue;
+            };
             if let Err(fault) = guarded(|| Ok(database.close()?)) {
                 let fault: &dyn std::error::Error = &fault;
                 tracing::warn!(segment, error = fault, "segment did not close cleanly");
@@ -351,7 +364,7 @@ impl Segments {
         let txn = match &*read_guard(&slot) {
             Handle::Closed => return Err(Fault::Refused("the segment is being closed".into())),
             Handle::Read(database) => database.begin_read()?,
-            Handle::Write(database) => database.begin_read()?,
+            Handle::Dirty(database) | Handle::Write(database) => database.begin_read()?,
         };
         let rows = ROWS.open_for_read(&txn)?;
         let keys = rows.iter()?.map(|row| Ok(row?.0.value().try_into().expect("a row's key")));

@@ -193,9 +193,17 @@ fn a_segment_that_a_full_disk_keeps_from_closing_is_read_all_the_same() {
                 assert_eq!(segments.read_row(0, 1, row).unwrap(), body, "{removed}");
             }
         }
-        disk.well();
-        assert!(segments.rest());
+        // A handle that met an error once refuses everything: a fresh one reads.
+        disk.fail_nth(Call::Read, 1, Trouble::Eio);
+        drop(segments.read_row(0, 1, 0));
+        segments.forget_reader(0);
         assert_eq!(segments.read_row(0, 1, 0).unwrap(), body);
+        disk.well();
+        // Who writes gets a handle that is meant for that.
+        segments.open_for_writing(0, Mode::Write, WRITE_CACHE_BYTES).unwrap();
+        change(&|txn| ROWS.insert(txn, &row_key(1, ROWS_BEFORE), &body).unwrap());
+        assert!(segments.rest());
+        assert_eq!(segments.read_row(0, 1, ROWS_BEFORE).unwrap(), body);
         segments.close_all();
     }
 }
